@@ -1,0 +1,16 @@
+"""The body of a task: protocol core and operators bound together, still without I/O.
+
+Why it exists: the Ray actor and the simulator run the same task, to the line. A task body
+is single-threaded and deterministic; it takes messages, frames and the time, and returns
+actions for whoever drives it.
+
+    actions   what a body asks of its driver
+    outputs   routing, coalescing and flow control of what leaves the task
+    chain     the run of operators inside the task
+    source    the source at its head
+    sink      the sink at its tail and its transactions
+    restore   which state a task takes up from a checkpoint
+    task      the body
+
+May import: plan, and the middle rooms (protocol, operators, connectors, state) and below.
+"""

@@ -1,0 +1,126 @@
+"""The contract of an operator.
+
+Why it exists: everything between a source and a sink is an :class:`Operator`, driven the
+same way under Ray, in the simulator and in a unit test. An operator is synchronous and
+pure: no threads, no clock, no I/O of its own; it is handed batches and hands batches back.
+
+May import: elements, state.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import pyarrow as pa
+
+from helios_ray.elements import Batch
+
+
+class StateKind(enum.Enum):
+    """How a state table is shared out when it is restored."""
+
+    KEYED = "keyed"
+    """Rows carry an int32 column ``key_group``; each subtask gets the rows of its range."""
+    SPLIT = "split"
+    """Rows are dealt out round-robin when the parallelism changed."""
+    UNION = "union"
+    """Every subtask gets every row."""
+    BROADCAST = "broadcast"
+    """Every subtask holds the same rows; each gets one copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateTable:
+    """One named piece of an operator's state, as immutable Arrow data."""
+
+    kind: StateKind
+    table: pa.Table
+
+
+OperatorSnapshot: TypeAlias = dict[str, StateTable]
+"""State tables by name. A name is stable: it is part of the checkpoint format."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorContext:
+    """Who an operator instance is.
+
+    Args:
+        job: job name.
+        uid: the operator's uid.
+        subtask: index of this subtask.
+        parallelism: number of subtasks.
+        max_parallelism: number of key groups; fixed for the life of the state.
+        key_groups: the contiguous range of key groups this subtask owns.
+    """
+
+    job: str = "job"
+    uid: str = "operator"
+    subtask: int = 0
+    parallelism: int = 1
+    max_parallelism: int = 128
+    key_groups: range = range(128)
+
+
+class Operator(ABC):
+    """Turns batches into batches.
+
+    The order of calls::
+
+        open, [restore], (process_batch | on_watermark | on_processing_time | snapshot)*,
+        [end_input, snapshot*], close
+
+    ``snapshot`` may come at any point between two batches and must not change anything.
+    An instance is used for one epoch; after a recovery a fresh one is opened and restored.
+    """
+
+    context: OperatorContext
+
+    def open(self, context: OperatorContext) -> None:
+        """Called once, before anything else. Overrides call ``super().open(context)``."""
+        self.context = context
+
+    def process_batch(self, batch: Batch, input_index: int = 0) -> list[Batch]:
+        """Rows have arrived on input ``input_index``; return what they produce."""
+        return [batch]
+
+    def on_watermark(self, timestamp: int) -> list[Batch]:
+        """Event time has reached ``timestamp`` (µs). Called before the watermark goes on."""
+        return []
+
+    def output_watermark(self, timestamp: int) -> int:
+        """The watermark to pass on for input watermark ``timestamp``; may hold it back."""
+        return timestamp
+
+    def next_timer(self) -> int | None:
+        """Processing time (µs) at which ``on_processing_time`` is due, or None."""
+        return None
+
+    def on_processing_time(self, now: int) -> list[Batch]:
+        """Processing time has reached ``now`` (µs)."""
+        return []
+
+    def end_input(self) -> list[Batch]:
+        """Every input has ended; return what was held back. No rows follow."""
+        return []
+
+    def snapshot(self) -> OperatorSnapshot:
+        """Return the state by reference to immutable Arrow data, in microseconds."""
+        return {}
+
+    def restore(self, state: Mapping[str, StateTable]) -> None:
+        """Take up state that was shared out to this subtask by the rule of its kind."""
+
+    def counters(self) -> Mapping[str, int]:
+        """What this instance has counted since ``open``, by metric name.
+
+        Names begin with ``operator.`` (``operator.skipped_rows``); values only grow.
+        """
+        return {}
+
+    def close(self) -> None:
+        """Release what ``open`` acquired. Called on failure as well."""

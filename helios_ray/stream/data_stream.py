@@ -1,0 +1,40 @@
+"""A stream of rows, and what can be done with it.
+
+Why it exists: one class with every method that needs no key, put together from the modules
+that hold them by kind. See ``keyed_stream`` for those that need one.
+
+May import: the other modules of this room.
+"""
+
+from __future__ import annotations
+
+from helios_ray.stream.columns import Columns
+from helios_ray.stream.row_functions import RowFunctions
+from helios_ray.stream.shape import Shape
+from helios_ray.stream.sinks import Sinks
+
+
+class DataStream(RowFunctions, Columns, Shape, Sinks):
+    """Rows on their way. Every method returns a new stream and leaves this one as it is.
+
+    ======================  ===========================================================
+    functions               ``map``, ``flat_map``, ``map_batches``
+    expressions             ``filter`` (a function, too), ``select``, ``with_columns``
+    where rows go           ``key_by``, ``union``, ``branch``, ``side_output``,
+                            ``dead_letters``, ``rebalance``, ``broadcast``
+    ends                    ``sink_to``, ``print``, ``collect``
+    of the last operator    ``uid``, ``name``, ``set_parallelism``, ``set_resources``,
+                            ``disable_chaining``
+    ======================  ===========================================================
+
+    Options that every operator takes: ``uid``, ``name``, ``parallelism``, ``num_cpus``,
+    ``num_gpus``, ``memory``, ``resources``; see ``helios_ray.plan.options.OperatorOptions``.
+
+    Example:
+        >>> import pyarrow.compute as pc
+        >>> from helios_ray import StreamExecutionEnvironment
+        >>> env = StreamExecutionEnvironment()
+        >>> small = env.from_range(10, uid="numbers").filter(pc.field("item") < 5)
+        >>> small.schema.names
+        ['item']
+    """
