@@ -270,10 +270,12 @@ class StreamExecutionEnvironment(Settings):
             detached=detached,
             progress=progress,
             allow_unmatched_state=allow_unmatched_state,
+            heartbeat_timeout=self._heartbeat_timeout,
+            stall_timeout=self._stall_timeout,
         )
 
     def _submit(self, name: str, restore: Restore, options: JobOptions) -> JobHandle:
-        restore = _check_restore(restore)
+        wanted = _check_restore(restore)
         config = self._checkpoints or CheckpointConfig()
 
         def collect(uid: str) -> Any:
@@ -292,7 +294,7 @@ class StreamExecutionEnvironment(Settings):
         return submit(
             compiled.plan,
             config,
-            restore=restore,
+            restore=wanted,
             restart_strategy=self._restart,
             options=options,
         )
@@ -306,7 +308,7 @@ class StreamExecutionEnvironment(Settings):
                 warnings.warn_explicit(hint.message, PlanWarning, site.file, site.line)
 
 
-def _check_restore(restore: object) -> Restore:
+def _check_restore(restore: object) -> str | int | None:
     if restore is None or (isinstance(restore, str) and restore):
         return restore
     if isinstance(restore, os.PathLike):

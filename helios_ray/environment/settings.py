@@ -43,6 +43,8 @@ class Settings:
         self._chaining = True
         self._local_aggregation = True
         self._buffer_timeout: timedelta | None = None
+        self._heartbeat_timeout: timedelta | None = None
+        self._stall_timeout: timedelta | None = None
         self._ray_options: dict[str, Any] = {}
 
     def with_checkpoint_config(self: Self, config: CheckpointConfig) -> Self:
@@ -98,6 +100,38 @@ class Settings:
                 f"timedelta(0) to send every batch at once."
             )
         self._buffer_timeout = timeout
+        return self
+
+    def with_failure_detection(
+        self: Self,
+        *,
+        heartbeat_timeout: timedelta | None = None,
+        stall_timeout: timedelta | None = None,
+    ) -> Self:
+        """Set when a task that has not died counts as failed. Dead ones are noticed at once.
+
+        Args:
+            heartbeat_timeout: silence after which a process counts as lost (frozen machine,
+                lost network); 10 s unless set. None leaves it as it is.
+            stall_timeout: time inside one call of a user function or connector after which
+                the task counts as hung; 5 min unless set. Longer than the longest call.
+
+        Raises:
+            ConfigError: one is not a timedelta, or is not longer than zero.
+        """
+        for name, value in (
+            ("heartbeat_timeout", heartbeat_timeout),
+            ("stall_timeout", stall_timeout),
+        ):
+            if value is None:
+                continue
+            where = f"with_failure_detection({name})"
+            _check_type(where, value, timedelta, "timedelta(seconds=10)")
+            if value <= timedelta(0):
+                raise ConfigError(
+                    f"{where} must be longer than zero, got {value!r}. Use timedelta(seconds=10)."
+                )
+            setattr(self, f"_{name}", value)
         return self
 
     def with_default_resources(

@@ -10,6 +10,10 @@ actions for whoever drives it.
     source    the source at its head
     sink      the sink at its tail and its transactions
     restore   which state a task takes up from a checkpoint
+    assembly  a task's parts, made anew for every epoch
+    batching  rows that wait, joined
+    failures  which errors would come again
+    settings  options and counters
     task      the body
 
 May import: plan, and the middle rooms (protocol, operators, connectors, state) and below.

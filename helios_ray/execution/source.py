@@ -83,6 +83,13 @@ class SourceDriver:
         self._last_row: float | None = None
         self._idle = False
         self._discover_at: float | None = None
+        self._poll_at: float | None = 0.0
+        self._suspended = False
+
+    @property
+    def uid(self) -> str:
+        """The source's uid; its state is kept under it."""
+        return self._spec.uid
 
     # ----------------------------------------------------------------- splits and state
 
@@ -136,6 +143,27 @@ class SourceDriver:
     def exhausted(self) -> bool:
         """Whether the last row has been read; never for an unbounded source."""
         return self._source.bounded and all(s.done for s in self._mine.values())
+
+    def suspend(self) -> None:
+        """Read no more in this epoch: the job is being stopped."""
+        self._suspended = True
+
+    def ready(self, now: float) -> bool:
+        """Whether ``read`` would ask the source now."""
+        return not self._suspended and self._poll_at is not None and self._poll_at <= now
+
+    def next_poll(self) -> float | None:
+        """When the source should be asked again, or None."""
+        return None if self._suspended else self._poll_at
+
+    def read(self, max_rows: int, now: float) -> list[StreamElement]:
+        """Read some rows if it is time to ask the source again."""
+        if not self.ready(now):
+            return []
+        elements, self._poll_at = self.poll(max_rows, now)
+        if elements:
+            self._poll_at = now
+        return elements
 
     def poll(self, max_rows: int, now: float) -> tuple[list[StreamElement], float | None]:
         """Read some rows.

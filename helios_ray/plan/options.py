@@ -50,6 +50,8 @@ class JobOptions:
         detached: the job outlives the program that started it.
         progress: show live progress; None: where a terminal or a notebook is watching.
         allow_unmatched_state: drop state of operators that the job no longer has.
+        heartbeat_timeout: silence after which a task counts as dead.
+        stall_timeout: time inside one call after which a task counts as hung.
     """
 
     buffer_timeout: timedelta | None = None
@@ -57,6 +59,8 @@ class JobOptions:
     detached: bool = False
     progress: bool | None = None
     allow_unmatched_state: bool = False
+    heartbeat_timeout: timedelta | None = None
+    stall_timeout: timedelta | None = None
 
 
 def check_count(field_name: str, value: object, where: object) -> int:

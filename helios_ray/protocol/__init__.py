@@ -14,6 +14,11 @@ simulator (``simulation``) drive the same classes.
     restart      whether and when to try again
     messages     what coordinator and tasks say to each other
     task         one task
+    settings     the job's shape and rules
+    deployment   which process runs each task, and when it was last heard
+    storage_requests  what storage was asked and has not answered
+    takeover     an epoch, a checkpoint to resume from, old transactions settled
+    attempt      checkpoints and commits while an epoch runs
     coordinator  one attempt after another to run a job
 
 May import: elements, errors, identifiers, records.

@@ -53,10 +53,10 @@ class Attempt:
         self._scheduler = CheckpointScheduler(core.rules.checkpoints, first_id, now)
         self._finished: set[TaskId] = set()
         self._durable: list[Manifest] = []
-        self._checking = False
+        self._checked: list[Manifest] = []
         self._rounds: dict[int, CommitRound] = {}
         self._manifests: dict[int, Manifest] = {}
-        self._stopping = False
+        self._stopping = core.stopping
         self._stop_id: int | None = None
         self._unswept: set[str] | None = None
         self._end_status = JobStatus.FINISHED
@@ -131,7 +131,7 @@ class Attempt:
         if self._all_finished and core.status is JobStatus.RUNNING:
             core.begin_finishing()
         last = self._last
-        if last and (self.pending or self._durable or self._rounds or self._unswept is not None):
+        if last and self._unsettled:
             return  # the last checkpoint waits for those under way
         if not self._scheduler.due(core.now, ignore_pause=last):
             return
@@ -146,6 +146,12 @@ class Attempt:
         for task in core.shape.tasks:
             if task in core.shape.sources or task in self._finished:
                 self._trigger_task(task, pending)
+
+    @property
+    def _unsettled(self) -> bool:
+        """Whether an earlier checkpoint, its commit, or the end is still under way."""
+        under_way = self.pending or self._durable or self._checked or self._rounds
+        return bool(under_way) or self._unswept is not None
 
     @property
     def _last(self) -> bool:
@@ -213,20 +219,23 @@ class Attempt:
         self._durable.append(record)
         for older in self._scheduler.completed(record.checkpoint_id, self._core.now):
             self._abandon(older, "subsumed by a later checkpoint")
-        if not self._checking:
-            self._checking = True
+        self._check_ownership()
+
+    def _check_ownership(self) -> None:
+        """Only epochs that are read *after* a manifest is durable decide about it."""
+        if self._durable and not self._checked:
+            self._checked, self._durable = self._durable, []
             self._core.storage(i.ReadEpochs)
 
     # -------------------------------------------------------------------------- commits
 
     def on_epochs(self, epochs: tuple[int, ...]) -> None:
-        """Which epochs exist, read after the manifests in ``_durable`` were written."""
-        self._checking = False
+        """Which epochs exist, read after the manifests in ``_checked`` were written."""
         core = self._core
         if not still_owner(epochs, core.epoch):
             core.fenced(max(epochs))
             return
-        ready, self._durable = self._durable, []
+        ready, self._checked = self._checked, []
         for manifest in ready:
             self._manifests[manifest.checkpoint_id] = manifest
             core.emit(
@@ -235,6 +244,7 @@ class Attempt:
                 )
             )
             self._begin_commit(manifest)
+        self._check_ownership()
 
     def _begin_commit(self, manifest: Manifest) -> None:
         core = self._core

@@ -3,7 +3,7 @@
 Why it exists: the coordinator's half of rule 14. A process that is lost, silent or hung is
 *blank*: it is replaced at the next deployment; the healthy ones are kept and reset.
 
-May import: identifiers, and the messages of this room.
+May import: identifiers, and the messages and settings of this room.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from helios_ray.identifiers import TaskId
-from helios_ray.protocol.messages import TaskPhase
+from helios_ray.protocol.messages import Heartbeat, TaskPhase
+from helios_ray.protocol.settings import CoordinatorRules
 
 _RANK = {phase: rank for rank, phase in enumerate(TaskPhase)}
 
@@ -21,16 +22,12 @@ class Deployment:
 
     Args:
         tasks: every task, in a stable order.
-        heartbeat_timeout: seconds of silence after which a task counts as dead.
-        deploy_timeout: the same for one that has just been started or reset.
+        rules: how long a task may be silent, or inside one call.
     """
 
-    def __init__(
-        self, tasks: Iterable[TaskId], *, heartbeat_timeout: float, deploy_timeout: float
-    ) -> None:
+    def __init__(self, tasks: Iterable[TaskId], rules: CoordinatorRules) -> None:
         self.tasks = tuple(tasks)
-        self._heartbeat_timeout = heartbeat_timeout
-        self._deploy_timeout = deploy_timeout
+        self._rules = rules
         self._blank = set(self.tasks)
         self._incarnations = dict.fromkeys(self.tasks, 0)
         self._phases: dict[TaskId, TaskPhase] = {}
@@ -93,17 +90,28 @@ class Deployment:
     def patience(self, task: TaskId) -> float:
         """Seconds of silence that a task is allowed."""
         blank = self.phase(task) is TaskPhase.BLANK
-        return self._deploy_timeout if blank else self._heartbeat_timeout
+        return self._rules.deploy_timeout if blank else self._rules.heartbeat_timeout
 
-    def drop_silent(self, now: float) -> list[TaskId]:
-        """Count the tasks that have been silent for too long as lost; return them."""
-        silent = [
-            task for task, heard in self._heard.items() if now - heard >= self.patience(task)
-        ]
+    def trouble(self, beat: Heartbeat) -> str | None:
+        """Why a task that gives a sign of life cannot go on all the same, or None."""
+        if beat.phase is TaskPhase.FAILED:
+            # The message that said why was lost.
+            return f"{beat.task}: failed"
+        if beat.stalled_for > self._rules.stall_timeout:
+            self.lose(beat.task)
+            return f"{beat.task}: has not returned from one call for {beat.stalled_for:.0f} s"
+        return None
+
+    def drop_silent(self, now: float) -> str | None:
+        """Count the tasks that have been silent for too long as lost; say which, if any."""
+        silent = [task for task, heard in self._heard.items() if now - heard >= self.patience(task)]
+        if not silent:
+            return None
         for task in silent:
             self.lose(task)
             del self._heard[task]
-        return silent
+        names = ", ".join(map(str, silent))
+        return f"{names}: no sign of life for {self.patience(silent[0]):.0f} s"
 
     def wakeups(self) -> list[float]:
         """Times at which ``drop_silent`` may find somebody."""

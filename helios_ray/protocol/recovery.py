@@ -13,7 +13,12 @@ Either the old one sees the new epoch and commits nothing, or the new one sees N
 manifest that lands after the new epoch has recorded where it resumed does not count: the
 newest restore record names the only checkpoint of older epochs that does.
 
-May import: errors, records.
+The new one may itself be superseded before it has touched anything, and its successor may
+choose otherwise (N has landed meanwhile). So the same step once more: having written where
+it resumes from, it reads the epochs, and goes on only if it is still the newest. Either it
+sees its successor and aborts nothing, or the successor sees its restore record.
+
+May import: errors, records, and the messages of this room.
 
 Source: the flag principle of Dekker's algorithm; epoch records as in Arroyo's state protocol.
 """
@@ -24,8 +29,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from helios_ray.errors import CheckpointNotFoundError
-from helios_ray.records import EpochRecord, RestoreRecord
-
+from helios_ray.protocol.messages import ResolveTransactions
+from helios_ray.records import EpochRecord, Manifest, PreparedTransaction, RestoreRecord
 
 MOST_EPOCHS_PROBED = 32
 """How far back ``abandoned_ids`` looks; zombies of older epochs are not expected any more."""
@@ -56,30 +61,24 @@ class Catalog:
 
 
 def valid_checkpoints(catalog: Catalog) -> list[CheckpointSummary]:
-    """Checkpoints that count, oldest first; see the module's docstring."""
-    restores = sorted(catalog.restores, key=lambda r: r.epoch)
-    if not restores:
-        return sorted(catalog.checkpoints, key=lambda c: c.checkpoint_id)
-    newest = restores[-1]
-    base = -1 if newest.checkpoint_id is None else newest.checkpoint_id
-    # Along the chain of restores, each epoch inherits only what it resumed from or before.
-    return sorted(
-        (
-            c
-            for c in catalog.checkpoints
-            if c.epoch >= newest.epoch or (c.checkpoint_id <= base and _inherited(c, restores))
-        ),
-        key=lambda c: c.checkpoint_id,
-    )
+    """Checkpoints that count, oldest first; see the module's docstring.
 
-
-def _inherited(checkpoint: CheckpointSummary, restores: list[RestoreRecord]) -> bool:
-    """Whether no epoch after the checkpoint's own resumed from an earlier point."""
-    return all(
-        r.checkpoint_id is not None and checkpoint.checkpoint_id <= r.checkpoint_id
-        for r in restores
-        if r.epoch > checkpoint.epoch
-    )
+    Those of the newest epoch that recorded where it resumed, and its ancestors: up to there
+    those of the epoch that wrote that checkpoint, and so on back. What an epoch in between
+    recorded does not matter: the newest one did not resume from it.
+    """
+    restores = {r.epoch: r for r in catalog.restores}
+    newest = max(restores, default=0)
+    valid = [c for c in catalog.checkpoints if c.epoch >= newest]
+    by_id = {c.checkpoint_id: c for c in catalog.checkpoints if c.epoch < newest}
+    base = restores[newest].checkpoint_id if newest else None
+    while base is not None and base in by_id:
+        epoch = by_id[base].epoch
+        valid += [c for c in by_id.values() if c.epoch == epoch and c.checkpoint_id <= base]
+        # An ancestor is an older epoch: a record that says otherwise ends the line.
+        by_id = {n: c for n, c in by_id.items() if c.epoch < epoch}
+        base = restores[epoch].checkpoint_id if epoch in restores else None
+    return sorted(valid, key=lambda c: c.checkpoint_id)
 
 
 def pick_restore(catalog: Catalog, wanted: int | str | None) -> CheckpointSummary | None:
@@ -156,6 +155,51 @@ def abandoned_ids(
     return tuple(ranges)
 
 
+def settlement(
+    epoch: int,
+    sink: str,
+    catalog: Catalog,
+    manifest: Manifest | None,
+    *,
+    parallelism: int,
+    sweep: bool,
+) -> ResolveTransactions:
+    """What a sink must settle of earlier epochs.
+
+    Args:
+        epoch: the attempt that settles.
+        sink: uid of the sink.
+        catalog: what its choice was made from.
+        manifest: the checkpoint it resumes from, or None.
+        parallelism: subtasks of the sink now.
+        sweep: the commits are long done; only leftovers of zombies are looked for.
+    """
+    restored: CheckpointSummary | None = None
+    before = 1
+    prepared: tuple[PreparedTransaction, ...] = ()
+    if manifest is not None:
+        restored = CheckpointSummary(
+            checkpoint_id=manifest.checkpoint_id, epoch=manifest.epoch, committed=False
+        )
+        before = manifest.parallelism.get(sink, 1)
+        prepared = () if sweep else manifest.prepared
+    return ResolveTransactions(
+        epoch=epoch,
+        sink=sink,
+        commit=tuple(p for p in prepared if p.sink == sink),
+        abort_epochs=abandoned_ids(catalog, restored),
+        width=max(parallelism, before),
+        sweep=sweep,
+    )
+
+
 def still_owner(epochs: Iterable[int], mine: int) -> bool:
     """Whether no newer epoch has been claimed."""
     return all(epoch <= mine for epoch in epochs)
+
+
+def usurper(catalog: Catalog, mine: int, owner: str) -> int | None:
+    """The newest epoch after ``mine`` that somebody else has claimed, or None."""
+    return max(
+        (e.epoch for e in catalog.epochs if e.epoch > mine and e.owner != owner), default=None
+    )

@@ -54,7 +54,7 @@ class NoRestart(RestartStrategy):
 
 
 class _NoRestartState(RestartState):
-    def on_failure(self, now: float, jitter: float) -> float | None:  # noqa: ARG002
+    def on_failure(self, now: float, jitter: float) -> float | None:
         return None
 
 
@@ -89,7 +89,7 @@ class _FixedDelayState(RestartState):
         self._strategy = strategy
         self._failures = 0
 
-    def on_failure(self, now: float, jitter: float) -> float | None:  # noqa: ARG002
+    def on_failure(self, now: float, jitter: float) -> float | None:
         self._failures += 1
         if self._failures > self._strategy.attempts:
             return None
@@ -186,7 +186,7 @@ class _FailureRateState(RestartState):
         self._strategy = strategy
         self._times: deque[float] = deque(maxlen=strategy.failures + 1)
 
-    def on_failure(self, now: float, jitter: float) -> float | None:  # noqa: ARG002
+    def on_failure(self, now: float, jitter: float) -> float | None:
         self._times.append(now)
         window = self._strategy.interval.total_seconds()
         if sum(now - t <= window for t in self._times) > self._strategy.failures:

@@ -4,7 +4,7 @@ Why it exists: a storage call may fail, or never be answered although it happene
 Each call has a number; an answer to a number nobody waits for any more is old news; a call
 without a good answer is repeated after a wait, up to so many failures in a row.
 
-May import: the instructions of this room.
+May import: records, and the instructions of this room.
 """
 
 from __future__ import annotations
@@ -12,30 +12,29 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from helios_ray.protocol import instructions as i
+from helios_ray.records import EpochRecord
 
 
 class StorageRequests:
     """The open calls of one attempt.
 
     Args:
-        retry_wait: seconds before a call is repeated.
         attempts: failures in a row after which storage counts as lost.
 
     Example:
-        >>> requests = StorageRequests(retry_wait=0.5, attempts=2)
+        >>> requests = StorageRequests(attempts=2)
         >>> requests.ask(i.ReadEpochs)
         ReadEpochs(request=1)
         >>> requests.failed(1), requests.exhausted
         (ReadEpochs(request=1), False)
-        >>> requests.repeat(1, at=10.0)
+        >>> requests.retry(1, at=10.0)
         >>> requests.due(9.0), requests.due(10.0)
         ([], [ReadEpochs(request=1)])
         >>> requests.answered(1), requests.answered(1)
         (ReadEpochs(request=1), None)
     """
 
-    def __init__(self, *, retry_wait: float, attempts: int) -> None:
-        self.retry_wait = retry_wait
+    def __init__(self, *, attempts: int) -> None:
         self._attempts = attempts
         self._last = 0
         self._waiting: dict[int, i.Instruction] = {}
@@ -44,15 +43,12 @@ class StorageRequests:
 
     def ask(self, kind: Callable[..., i.Instruction], *arguments: object) -> i.Instruction:
         """Number a call; return the instruction that makes it."""
-        self._last += 1
-        instruction = kind(self._last, *arguments)
-        self._waiting[self._last] = instruction
-        return instruction
+        return self._waiting[self._number(kind, *arguments)]
 
-    def ask_later(self, at: float, kind: Callable[..., i.Instruction], *arguments: object) -> None:
-        """Number a call that is to be made at ``at``."""
-        self.ask(kind, *arguments)
-        self._retry_at[self._last] = at
+    def _number(self, kind: Callable[..., i.Instruction], *arguments: object) -> int:
+        self._last += 1
+        self._waiting[self._last] = kind(self._last, *arguments)
+        return self._last
 
     def answered(self, request: int) -> i.Instruction | None:
         """An answer came: the call it answers, or None if nobody waits for it."""
@@ -73,14 +69,18 @@ class StorageRequests:
         """So many calls in a row failed that storage counts as lost."""
         return self._failures >= self._attempts
 
-    def repeat(self, request: int, *, at: float) -> None:
-        """Make a failed call again at ``at``, under its old number."""
-        self._retry_at[request] = at
+    def retry(self, request: int, *, at: float) -> None:
+        """Make a failed call again at ``at``.
 
-    def drop(self, request: int) -> None:
-        """Wait for this answer no longer."""
-        self._waiting.pop(request, None)
-        self._retry_at.pop(request, None)
+        Creating the same record again is safe: it either stands there already, and is ours,
+        or it does not. Only a claim is not repeated: an unanswered one may yet land, and a
+        later epoch, chosen after another look, is as good and certain.
+        """
+        asked = self._waiting[request]
+        if isinstance(asked, i.WriteRecord) and isinstance(asked.record, EpochRecord):
+            del self._waiting[request]
+            request = self._number(i.ReadCatalog)
+        self._retry_at[request] = at
 
     def clear(self) -> None:
         """Wait for nothing any more: the attempt is over."""

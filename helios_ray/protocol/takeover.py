@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from helios_ray.errors import CheckpointNotFoundError
 from helios_ray.protocol import instructions as i
 from helios_ray.protocol.instructions import JobStatus
-from helios_ray.protocol.messages import ResolveTransactions
+from helios_ray.protocol.messages import ResetTask, ResolveTransactions
 from helios_ray.protocol.recovery import (
     Catalog,
     first_checkpoint_id,
@@ -53,11 +53,11 @@ class Takeover:
         self.restored: int | None = None
         self.first_checkpoint_id = 1
         self.manifest: Manifest | None = None
-        self.unresolved: set[str] = set()
+        self._unresolved: set[str] = set()
 
     def begin(self) -> None:
         """A new attempt: first see who has been here."""
-        self.unresolved = set()
+        self._unresolved = set()
         self._core.storage(i.ReadCatalog)
 
     def on_catalog(self, catalog: Catalog) -> None:
@@ -128,15 +128,37 @@ class Takeover:
         self.manifest = manifest
         self._core.deploy()
 
-    def begin_resolving(self) -> bool:
-        """Every task has joined. True if there is nothing to settle."""
-        self.unresolved = set(self._core.shape.sinks)
-        return not self.unresolved
+    def reset_order(self) -> ResetTask:
+        """What makes a task join the epoch."""
+        return ResetTask(
+            epoch=self._core.epoch,
+            manifest=self.manifest,
+            first_checkpoint_id=self.first_checkpoint_id,
+        )
 
-    def on_resolved(self, sink: str) -> bool:
-        """A sink's old transactions are settled; True if it was the last sink."""
-        self.unresolved.discard(sink)
-        return not self.unresolved
+    def resolve(self) -> None:
+        """Every task has joined: settle what earlier epochs left, then start."""
+        self._core.begin_resolving()
+        self._unresolved = set(self._core.shape.sinks)
+        if self._unresolved:
+            self.resend()
+        else:
+            self._core.start()
+
+    def resend(self) -> None:
+        """Ask every sink that has not settled its old transactions."""
+        if self._core.status is not JobStatus.RESOLVING:
+            return
+        for sink in sorted(self._unresolved):
+            task = self._core.shape.sinks[sink][0]
+            self._core.send(task, self.resolution(sink, sweep=False))
+
+    def on_resolved(self, sink: str) -> None:
+        """A sink's old transactions are settled."""
+        if self._core.status is JobStatus.RESOLVING and sink in self._unresolved:
+            self._unresolved.discard(sink)
+            if not self._unresolved:
+                self._core.start()
 
     def resolution(self, sink: str, *, sweep: bool) -> ResolveTransactions:
         """What a sink must settle: before the first row, and once more at the very end."""

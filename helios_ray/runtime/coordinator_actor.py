@@ -15,12 +15,14 @@ import queue
 import random
 import secrets
 import threading
+import warnings
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import ray
 
+from helios_ray.checkpoint.config import CheckpointConfig
 from helios_ray.checkpoint.layout import manifest_path
 from helios_ray.connectors.base import Split
 from helios_ray.execution.task import is_permanent
@@ -64,18 +66,24 @@ class CoordinatorActor:
         self._spec = spec
         self._clock = Clock()
         self._storage = CoordinatorStorage(spec)
-        # Resumed after its own death, it continues whatever the user first asked for.
-        restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        with warnings.catch_warnings():
+            # Ray warns of a property of its own that these two use.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context = ray.get_runtime_context()
+            restarted = context.was_current_actor_reconstructed
+            self._self = context.current_actor
         self._core = CoordinatorCore(
             shape_of(spec.plan),
             spec.rules,
             owner=secrets.token_hex(8),
+            # After its own death it continues what the user first asked for.
             restore="latest" if restarted else spec.restore,
             jitter=random.random,
         )
         self._events: queue.Queue[i.Event] = queue.Queue()
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="helios-storage")
         self._retention = ThreadPoolExecutor(1, thread_name_prefix="helios-retention")
+        self._retaining: Future[None] | None = None
         self._tasks: dict[TaskId, Any] = {}
         self._task_class = task_actor_class()
         self._splits: dict[str, tuple[Split, ...]] = {}
@@ -86,7 +94,6 @@ class CoordinatorActor:
         self._completed = 0
         self._failed = 0
         self._exporter = MetricsExporter(spec.plan.job)
-        self._self = ray.get_runtime_context().current_actor
         self._ended = threading.Event()
         self._lost = threading.Event()
         threading.Thread(target=self._loop, name="helios-coordinator", daemon=True).start()
@@ -137,6 +144,14 @@ class CoordinatorActor:
         """The process of the coordinator."""
         return os.getpid()
 
+    def node(self) -> str:
+        """The Ray node that it runs on."""
+        return ray.get_runtime_context().get_node_id()
+
+    def config(self) -> CheckpointConfig:
+        """Where and how the job checkpoints; for those who attach to it."""
+        return self._spec.config
+
     # ------------------------------------------------------------------------------ loop
 
     def _loop(self) -> None:
@@ -166,7 +181,9 @@ class CoordinatorActor:
             case i.ReplaceTask(task, incarnation):
                 self._replace(task, incarnation)
             case i.RetainCheckpoints(epoch):
-                self._retention.submit(self._storage.retain, epoch)
+                # One at a time: what a slow store makes wait, the next one covers.
+                if self._retaining is None or self._retaining.done():
+                    self._retaining = self._retention.submit(self._storage.retain, epoch)
             case i.ReportCheckpoint():
                 self._report_checkpoint(instruction)
             case i.ReportStatus(status, reason):

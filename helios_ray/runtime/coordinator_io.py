@@ -112,7 +112,14 @@ class CoordinatorStorage:
             plan = self._retention.plan_retention(
                 retain_count=self._spec.config.retain_count, current_epoch=epoch
             )
-            self._retention.drop(plan)
+            # A newer epoch may have resumed from what this one is about to drop.
+            if max(self._retention.inventory().epochs, default=0) <= epoch:
+                self._retention.drop(plan)
+            if plan.unreadable:
+                logger.warning(
+                    "checkpoints %s cannot be read, so no object is deleted while they stand",
+                    list(plan.unreadable),
+                )
         except StorageError as error:
             logger.warning("retention put off: %s", error)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -22,7 +23,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from helios_ray import errors
-from helios_ray.checkpoint.config import CheckpointConfig
+from helios_ray.checkpoint.config import CheckpointConfig, CheckpointConfigWarning
 from helios_ray.checkpoint.layout import manifest_of
 from helios_ray.errors import (
     CheckpointError,
@@ -31,16 +32,15 @@ from helios_ray.errors import (
     JobCancelledError,
     JobFailedError,
 )
-from helios_ray.execution.outputs import ChannelOptions
 from helios_ray.execution.task import TaskOptions
 from helios_ray.identifiers import check_name
 from helios_ray.plan.options import JobOptions
 from helios_ray.plan.physical import PhysicalPlan
 from helios_ray.protocol import instructions as i
 from helios_ray.protocol.checkpoints import CheckpointRules
-from helios_ray.protocol.settings import CoordinatorRules
 from helios_ray.protocol.instructions import JobStatus
 from helios_ray.protocol.restart import ExponentialBackoff, RestartStrategy
+from helios_ray.protocol.settings import CoordinatorRules
 from helios_ray.runtime.collect import read_collected
 from helios_ray.runtime.coordinator_actor import coordinator_actor_class
 from helios_ray.runtime.deployment import NAMESPACE, JobSpec, coordinator_name
@@ -92,7 +92,7 @@ class JobHandle:
         self._final: JobReport | None = None
 
     @classmethod
-    def attach(cls, job: str, config: CheckpointConfig | None = None) -> JobHandle:
+    def attach(cls, job: str) -> JobHandle:
         """Find a running job by name.
 
         Raises:
@@ -105,10 +105,21 @@ class JobHandle:
                 f"no job {job!r} is running on this Ray cluster. List them with `ray list actors "
                 f"--filter class_name=CoordinatorActor`."
             ) from error
-        return cls(job, actor, config or CheckpointConfig(), detached=True)
+        config: CheckpointConfig = ray.get(actor.config.remote(), timeout=PATIENCE)
+        return cls(job, actor, config, detached=True)
 
     def __repr__(self) -> str:
         return f"JobHandle({self.job!r})"
+
+    @property
+    def coordinator(self) -> Any:
+        """The coordinator's actor handle; ``helios_ray.testing.faults`` reaches tasks by it."""
+        return self._actor
+
+    @property
+    def config(self) -> CheckpointConfig:
+        """Where and how the job checkpoints."""
+        return self._config
 
     # --------------------------------------------------------------------------- looking
 
@@ -322,13 +333,16 @@ def submit(
         logger.warning(warning)
     config.storage.open().scoped(plan.job).check()
     encryption = config.encryption.prepared(datetime.now(timezone.utc))
-    config = replace(config, encryption=encryption)
+    with warnings.catch_warnings():
+        # The user has heard the advice on these settings when they made them.
+        warnings.simplefilter("ignore", CheckpointConfigWarning)
+        config = replace(config, encryption=encryption)
     if not ray.is_initialized():
         ray.init(**{"log_to_driver": True, **options.ray_options})
     spec = JobSpec(
         plan=plan,
         config=config,
-        rules=_rules(config, restart_strategy),
+        rules=_rules(config, restart_strategy, options),
         options=_task_options(options),
         restore=_checkpoint_id(restore),
         detached=options.detached,
@@ -384,7 +398,17 @@ def _checkpoint_id(restore: int | str | None) -> int | str | None:
     return number
 
 
-def _rules(config: CheckpointConfig, strategy: RestartStrategy | None) -> CoordinatorRules:
+def _rules(
+    config: CheckpointConfig, strategy: RestartStrategy | None, options: JobOptions
+) -> CoordinatorRules:
+    limits = {
+        name: limit.total_seconds()
+        for name, limit in (
+            ("heartbeat_timeout", options.heartbeat_timeout),
+            ("stall_timeout", options.stall_timeout),
+        )
+        if limit is not None
+    }
     return CoordinatorRules(
         checkpoints=CheckpointRules(
             interval=config.interval.total_seconds(),
@@ -395,12 +419,16 @@ def _rules(config: CheckpointConfig, strategy: RestartStrategy | None) -> Coordi
             retain_count=config.retain_count,
         ),
         restart=strategy or ExponentialBackoff(),
+        **limits,
     )
 
 
 def _task_options(options: JobOptions) -> TaskOptions:
-    if options.buffer_timeout is None:
-        return TaskOptions()
-    return TaskOptions(
-        channels=ChannelOptions(buffer_timeout=options.buffer_timeout.total_seconds())
-    )
+    usual = TaskOptions()
+    channels, heartbeat = usual.channels, usual.heartbeat_interval
+    if options.buffer_timeout is not None:
+        channels = replace(channels, buffer_timeout=options.buffer_timeout.total_seconds())
+    if options.heartbeat_timeout is not None:
+        # Several may be late before the last of them is missed.
+        heartbeat = min(heartbeat, options.heartbeat_timeout.total_seconds() / 4)
+    return replace(usual, channels=channels, heartbeat_interval=heartbeat)

@@ -21,7 +21,22 @@ from helios_ray.identifiers import TaskId
 from helios_ray.protocol.instructions import JobStatus
 from helios_ray.runtime.reports import CheckpointReport, TaskMetrics
 
-_MILLISECONDS: list[float] = [1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 60_000, 300_000]
+_MILLISECONDS: list[float] = [
+    1,
+    5,
+    10,
+    25,
+    50,
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    60_000,
+    300_000,
+]
 
 
 class MetricsExporter:

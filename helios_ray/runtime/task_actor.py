@@ -91,6 +91,10 @@ class TaskActor:
         """The process that runs this task; for tests and operators."""
         return os.getpid()
 
+    def node(self) -> str:
+        """The Ray node that it runs on."""
+        return ray.get_runtime_context().get_node_id()
+
     def lifeline(self) -> None:
         """Never returns: the caller learns of the process's death at once."""
         self._lost.wait()
@@ -169,6 +173,8 @@ class TaskActor:
                     reply.future().add_done_callback(lambda f, key=key: self._arrived(f, key))
                 case SendCredit(epoch, channel, consumed):
                     self._peers[channel.upstream].credit.remote(epoch, channel, consumed)
+                case Tell(Heartbeat() as beat):
+                    self._spec.coordinator.beat.remote(beat, self._metrics(0.0))
                 case Tell(message):
                     self._tell(message)
                 case SealSnapshot():

@@ -103,7 +103,7 @@ class LedgerSink(TransactionalSink):
     def commit_transaction(self, committable: Committable) -> CommitOutcome:
         return self._ledger.commit(committable.transaction)
 
-    def abort_transaction(self, transaction: TransactionId, payload: Json = None) -> None:  # noqa: ARG002
+    def abort_transaction(self, transaction: TransactionId, payload: Json = None) -> None:
         self._ledger.abort(transaction)
 
     def list_prepared(self, prefix: str) -> Iterable[TransactionId] | None:

@@ -25,7 +25,7 @@ class HoldUntilWatermark(Operator):
         self._held: list[pa.RecordBatch] = []
         self._watermark = MIN_TIMESTAMP
 
-    def process_batch(self, batch: Batch, input_index: int = 0) -> list[Batch]:  # noqa: ARG002
+    def process_batch(self, batch: Batch, input_index: int = 0) -> list[Batch]:
         self._held.append(batch.data)
         return self.on_watermark(self._watermark)
 

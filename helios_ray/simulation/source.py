@@ -70,7 +70,7 @@ class NumberedSource(Source):
     def schema(self) -> pa.Schema:
         return SCHEMA
 
-    def discover_splits(self, parallelism: int) -> Sequence[Split]:  # noqa: ARG002
+    def discover_splits(self, parallelism: int) -> Sequence[Split]:
         return [Split(split_id=f"{self.name}-{i}", spec={"index": i}) for i in range(self.splits)]
 
     def open_split(self, split: Split) -> SplitReader:

@@ -1,0 +1,1 @@
+"""Benchmarks: each is one command, quotes medians and spreads, and never runs as a test."""
