@@ -65,7 +65,8 @@ def main(dsn: str) -> None:
     ]
     env = StreamExecutionEnvironment().build()
     env.from_items(events, uid="events").sink_to(DatabaseSink(dsn), uid="database")
-    print(env.execute("database-sink"))
+    result = env.execute("database-sink")
+    print(f"database-sink: {result.status.value}, {len(events)} events committed")
 
 
 if __name__ == "__main__":

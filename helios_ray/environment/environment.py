@@ -289,7 +289,7 @@ class StreamExecutionEnvironment(Settings):
             if isinstance(node.role, Writes):
                 node.role.prototype.check(node.input_schema)
 
-        from helios_ray.runtime.job import submit
+        from helios_ray.runtime.submit import submit
 
         return submit(
             compiled.plan,

@@ -109,6 +109,10 @@ class TaskBody:
             now: seconds.
         """
         with self._guard(now):
+            if epoch > self.core.epoch:
+                # Before the epoch changes: a heartbeat of another thread must not say of the new
+                # epoch how far this task had come in the old one.
+                self.phase = TaskPhase.BLANK
             if self.core.reset(
                 epoch,
                 watermark=restored.watermark if restored else MIN_TIMESTAMP,

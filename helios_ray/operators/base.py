@@ -96,6 +96,13 @@ class Operator(ABC):
         """The watermark to pass on for input watermark ``timestamp``; may hold it back."""
         return timestamp
 
+    def set_processing_time(self, now: int) -> None:
+        """Processing time is ``now`` (µs) for the calls that follow; it may stand still.
+
+        Called before ``process_batch``, ``on_watermark`` and ``end_input``: an operator has no
+        clock of its own. ``on_processing_time`` brings its own time.
+        """
+
     def next_timer(self) -> int | None:
         """Processing time (µs) at which ``on_processing_time`` is due, or None."""
         return None

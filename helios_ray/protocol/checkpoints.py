@@ -40,10 +40,12 @@ class CheckpointRules:
     def headroom(self) -> int:
         """How many ids past the last durable checkpoint one epoch may use.
 
-        Failed ones (the one too many included) and those under way. The next epoch starts
-        beyond, so an id is never used twice though no record of it may exist.
+        The next epoch starts beyond, so an id is never used twice though no record of it may
+        exist. Enough for all that can be under way or fail before the attempt is given up:
+        while the last durable one was under way, up to ``max_concurrent - 1`` older ones may
+        have completed, and each time the count of failures in a row began anew.
         """
-        return self.tolerable_failures + self.max_concurrent + 1
+        return (self.tolerable_failures + 1) * (self.max_concurrent + 1)
 
 
 class PendingCheckpoint:
@@ -88,6 +90,7 @@ class CheckpointScheduler:
     def __init__(self, rules: CheckpointRules, first_id: int, now: float) -> None:
         self._rules = rules
         self._next_id = first_id
+        self._last_durable = first_id - 1
         self._last_trigger = now
         self._last_end = now - rules.min_pause
         self._requested = False
@@ -99,6 +102,11 @@ class CheckpointScheduler:
         """The id that the next checkpoint will have."""
         return self._next_id
 
+    @property
+    def _spent(self) -> bool:
+        """No id is left that the epoch's record allows; a completed checkpoint allows more."""
+        return self._next_id > self._last_durable + self._rules.headroom
+
     def request(self) -> int:
         """Somebody asked for a checkpoint now; return the id it will have."""
         self._requested = True
@@ -106,7 +114,7 @@ class CheckpointScheduler:
 
     def due(self, now: float, *, ignore_pause: bool = False) -> bool:
         """Whether a checkpoint should start now."""
-        if len(self.pending) >= self._rules.max_concurrent:
+        if len(self.pending) >= self._rules.max_concurrent or self._spent:
             return False
         if ignore_pause:
             return True
@@ -119,6 +127,8 @@ class CheckpointScheduler:
     def next_due(self) -> float | None:
         """When ``due`` can next be true of itself, or None."""
         if self._rules.interval is None or len(self.pending) >= self._rules.max_concurrent:
+            return None
+        if self._spent:
             return None
         return max(
             self._last_trigger + self._rules.interval, self._last_end + self._rules.min_pause
@@ -138,6 +148,7 @@ class CheckpointScheduler:
     def completed(self, checkpoint_id: int, now: float) -> list[int]:
         """A manifest is durable. Return older pending ids that it makes pointless."""
         self.pending.pop(checkpoint_id, None)
+        self._last_durable = max(checkpoint_id, self._last_durable)
         self._last_end = now
         self.failures_in_a_row = 0
         subsumed = sorted(n for n in self.pending if n < checkpoint_id)
@@ -146,11 +157,13 @@ class CheckpointScheduler:
         return subsumed
 
     def failed(self, checkpoint_id: int, now: float) -> bool:
-        """A checkpoint failed; True if that was one too many in a row."""
+        """A checkpoint failed; True if that was one too many: the attempt is over."""
         if self.pending.pop(checkpoint_id, None) is None:
             return False
         self._last_end = now
         self.failures_in_a_row += 1
+        if self._spent and not self.pending:
+            return True
         return self.failures_in_a_row > self._rules.tolerable_failures
 
     def overdue(self, now: float) -> list[int]:

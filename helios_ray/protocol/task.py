@@ -191,6 +191,11 @@ class TaskCore:
         self._queued += frame.size
 
     @property
+    def channels(self) -> tuple[ChannelId, ...]:
+        """Every input channel."""
+        return tuple(self._input_index)
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes received and not yet processed; a snapshot for metrics, from any thread."""
         return self._queued

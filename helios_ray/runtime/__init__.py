@@ -4,7 +4,8 @@ Why it exists: the cores (``protocol``, ``execution``) decide, this room carries
 method here does three things: take what came in, hand it to the core, carry out what the
 core says.
 
-    job                what a driver holds: submit, JobHandle, JobResult
+    submit             from a plan to a running coordinator
+    job                what a driver holds: JobHandle, JobResult
     coordinator_actor  the coordinator's process
     coordinator_io     its storage calls
     deployment         starting, replacing and addressing task actors

@@ -37,6 +37,7 @@ from helios_ray.protocol.messages import (
     ToCoordinator,
     ToTask,
 )
+from helios_ray.runtime import failpoints
 from helios_ray.runtime.clock import Clock
 from helios_ray.runtime.coordinator_io import CoordinatorStorage
 from helios_ray.runtime.deployment import (
@@ -80,6 +81,7 @@ class CoordinatorActor:
             restore="latest" if restarted else spec.restore,
             jitter=random.random,
         )
+        self._failpoints = failpoints.of_coordinator(self._core)
         self._events: queue.Queue[i.Event] = queue.Queue()
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="helios-storage")
         self._retention = ThreadPoolExecutor(1, thread_name_prefix="helios-retention")
@@ -163,6 +165,8 @@ class CoordinatorActor:
                 event: i.Event = self._events.get(timeout=wait)
             except queue.Empty:
                 event = i.Tick()
+            if self._failpoints is not None:
+                self._failpoints.hears(event)
             try:
                 for instruction in self._core.handle(event, self._clock.now()):
                     self._perform(instruction)
@@ -175,6 +179,8 @@ class CoordinatorActor:
         self._shut_down()
 
     def _perform(self, instruction: i.Instruction) -> None:
+        if self._failpoints is not None:
+            self._failpoints.orders(instruction)
         match instruction:
             case i.Send(task, message):
                 self._send(task, message)
@@ -195,6 +201,8 @@ class CoordinatorActor:
 
     def _ask_storage(self, instruction: i.Instruction) -> None:
         event = self._storage.answer(instruction)
+        if self._failpoints is not None and isinstance(event, i.RecordWritten):
+            self._failpoints.has_stored(instruction)
         if event is not None:
             self._events.put(event)
 
@@ -254,7 +262,9 @@ class CoordinatorActor:
             # May look at the source's storage, so not on the loop.
             self._pool.submit(self._order_reset, task, handle, message, dict(self._tasks))
         else:
-            handle.tell.remote(message)
+            reply = handle.tell.remote(message)
+            if self._failpoints is not None:
+                self._failpoints.has_sent(message, reply)
 
     def _order_reset(
         self, task: TaskId, handle: Any, message: ResetTask, tasks: dict[TaskId, Any]
@@ -310,7 +320,7 @@ class CoordinatorActor:
             commit_latency=r.duration if committed else 0.0,
             size=before.size if committed and before else r.size,
             reason=r.reason,
-            path=self._storage.store.describe() + "/" + manifest_path(r.checkpoint_id),
+            path=self._storage.place_of(manifest_path(r.checkpoint_id)),
             finished_at=self._clock.now(),
         )
         self._checkpoints.append(report)

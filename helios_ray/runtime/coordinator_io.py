@@ -41,6 +41,11 @@ class CoordinatorStorage:
         self._catalog = CheckpointCatalog(self.store, Sealer(spec.config.encryption))
         self._retention = CheckpointCatalog(self.store, Sealer(spec.config.encryption))
 
+    def place_of(self, name: str) -> str:
+        """Where an object of the job is, as ``restore=`` and people's tools take it."""
+        place = self.store.describe().removeprefix("directory ")
+        return f"{place.partition(' at ')[0]}/{name}"
+
     def answer(self, instruction: i.Instruction) -> i.Event | None:
         """Do what an instruction says; whatever happens, return the event that tells."""
         match instruction:

@@ -34,7 +34,7 @@ from helios_ray.protocol.messages import (
     ToCoordinator,
     ToTask,
 )
-from helios_ray.runtime import wire
+from helios_ray.runtime import failpoints, wire
 from helios_ray.runtime.clock import Clock
 from helios_ray.runtime.deployment import ResetOrder, TaskSpec
 from helios_ray.runtime.reports import TaskMetrics
@@ -64,6 +64,7 @@ class TaskActor:
         self._loading = 0
         self._busy_since: float | None = None
         self._blocked = 0.0
+        self._failpoints = failpoints.of_task(spec.task)
         self._stopped = threading.Event()
         self._lost = threading.Event()
         for target in (self._process, self._beat):
@@ -120,6 +121,8 @@ class TaskActor:
                     self._perform(self._take(inbox.popleft(), clock.now()))
                 blocked = body.counters.blocked_steps
                 self._perform(body.step(clock.now()))
+                if self._failpoints is not None:
+                    self._failpoints.stands(body.core.aligning, body.core.epoch)
                 if body.counters.blocked_steps > blocked:
                     self._blocked += LONGEST_WAIT / 10
                     self._wakeup.wait(LONGEST_WAIT / 10)
@@ -130,6 +133,8 @@ class TaskActor:
 
     def _take(self, item: tuple[Any, ...], now: float) -> list[Action]:
         body = self._body
+        if self._failpoints is not None:
+            self._failpoints.hears(item, body.core.epoch)
         match item:
             case ("frame", header, payload):
                 return body.receive(wire.decode(header, payload), now)
@@ -187,7 +192,11 @@ class TaskActor:
             self._put(*key)
 
     def _tell(self, message: ToCoordinator) -> None:
-        self._spec.coordinator.tell.remote(message)
+        if self._failpoints is not None:
+            self._failpoints.speaks(message)
+        reply = self._spec.coordinator.tell.remote(message)
+        if self._failpoints is not None:
+            self._failpoints.has_spoken(message, reply)
 
     # ----------------------------------------------------------------------- I/O thread
 

@@ -30,32 +30,45 @@ class StorageFate(enum.Enum):
 
 @dataclass(slots=True, kw_only=True)
 class FaultPlan:
-    """Probabilities per occasion, and a budget of crashes.
+    """Probabilities per occasion (floats), and how many times at random moments (ints).
 
     Args:
         until: virtual seconds after which nothing goes wrong any more, so that every run ends.
     """
 
     until: float = 0.0
+    # mail
     drop_frame: float = 0.0
     drop_confirm: float = 0.0
     duplicate_frame: float = 0.0
     drop_message: float = 0.0
     duplicate_message: float = 0.0
     delay: float = 0.0
+    # storage
     storage: float = 0.0
     upload: float = 0.0
+    retention: float = 0.0
+    # sources, operators and sinks
+    slow_reader: float = 0.0
+    read: float = 0.0
+    process: float = 0.0
     prepare: float = 0.0
     commit_retry: float = 0.0
     commit_lost_reply: float = 0.0
     commit_fatal: float = 0.0
+    list_prepared: float = 0.0
+    # processes
     crash_task: int = 0
     zombie_task: int = 0
     hang_task: int = 0
+    stall_task: int = 0
     crash_coordinator: int = 0
+    crash_midway: int = 0
     split_brain: int = 0
-    crash_all: int = 0
-    slow_reader: float = 0.0
+    # people
+    user_checkpoint: int = 0
+    user_stop: int = 0
+    user_cancel: int = 0
 
     @classmethod
     def draw(cls, rng: random.Random) -> FaultPlan:
@@ -81,12 +94,27 @@ _WORST = {
     "delay": 0.1,
     "storage": 0.15,
     "upload": 0.05,
+    "retention": 0.3,
+    "slow_reader": 0.3,
+    "read": 0.01,
+    "process": 0.01,
     "prepare": 0.03,
     "commit_retry": 0.2,
     "commit_lost_reply": 0.2,
     "commit_fatal": 0.01,
-    "slow_reader": 0.3,
+    "list_prepared": 0.3,
 }
+
+CRASHES = tuple(
+    f.name for f in fields(FaultPlan) if f.type == "int" and not f.name.startswith("user_")
+)
+"""Faults that strike a process at a moment."""
+
+REQUESTS = tuple(f.name for f in fields(FaultPlan) if f.name.startswith("user_"))
+"""What a user may ask for at any moment."""
+
+KINDS = tuple(f.name for f in fields(FaultPlan) if f.name != "until")
+"""Every kind of fault."""
 
 
 @dataclass(slots=True)
@@ -115,7 +143,7 @@ class Dice:
         """How a storage call ends."""
         if not self.happens(kind):
             return StorageFate.DONE
-        fate = self.rng.choice(
+        return self.rng.choice(
             (
                 StorageFate.REFUSED,
                 StorageFate.LOST_REQUEST,
@@ -123,8 +151,6 @@ class Dice:
                 StorageFate.LATE,
             )
         )
-        self.thrown[f"{kind}-{fate.value}"] += 1
-        return fate
 
     def latency(self) -> float:
         """Seconds that something takes on its way; now and then very long."""
@@ -132,3 +158,8 @@ class Dice:
         if self.happens("delay"):
             base += self.rng.uniform(0.1, 3.0)
         return base
+
+    def moment(self) -> float:
+        """When something strikes: rather early, while there is still work to disturb."""
+        latest = self.plan.until if self.rng.random() < 0.3 else min(3.0, self.plan.until)
+        return self.rng.uniform(0.05, max(0.1, latest))

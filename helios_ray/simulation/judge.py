@@ -9,33 +9,60 @@ May import: records, identifiers, protocol (recovery), and the ledger of this ro
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from helios_ray.connectors.base import SinkContext
 from helios_ray.identifiers import TransactionId
 from helios_ray.protocol.recovery import valid_checkpoints
-from helios_ray.records import EpochRecord, Manifest, Record
+from helios_ray.records import EpochRecord, Manifest, Record, RestoreRecord
 
 if TYPE_CHECKING:
     from helios_ray.simulation.world import World
+
+Identity = tuple[str, int, int, int]
+"""Source, split, number and key of an input row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What a sink must hold in the end.
+
+    Args:
+        rows: every input row whose effect it must hold.
+        copies: how many times.
+        at_least_once: more often is all right.
+        counted: rows carry a running count per key, which must have no gap.
+        keyed: order holds per key and split; else per subtask and split.
+    """
+
+    rows: tuple[Identity, ...]
+    copies: int = 1
+    at_least_once: bool = False
+    counted: bool = False
+    keyed: bool = True
+
+
+def _short(record: Record) -> str:
+    if isinstance(record, Manifest):
+        return f"manifest {record.checkpoint_id} of epoch {record.epoch}, {record.owner}"
+    return str(record)
 
 
 class Judge:
     """Collects violations of one run.
 
     Args:
-        expected: for each sink uid, every input row whose effect it must hold exactly once.
-        counted: sinks whose rows carry a running count per key, which must have no gap.
+        expected: by sink uid.
     """
 
-    def __init__(
-        self, expected: dict[str, list[tuple[str, int, int, int]]], counted: frozenset[str]
-    ) -> None:
+    def __init__(self, expected: dict[str, Expectation]) -> None:
         self._expected = expected
-        self._counted = counted
         self.violations: list[str] = []
         self._trigger_epoch: dict[int, int] = {}
-        self._newest_trigger = 0
         self._newest_epoch = 0
+        self._writing: set[tuple[str, int]] = set()
+        self._last_commit: dict[tuple[str, int], int] = {}
         self._world: World | None = None
 
     def watch(self, world: World) -> None:
@@ -52,19 +79,20 @@ class Judge:
         """Note a broken promise."""
         self.violations.append(f"t={self.world.now:.3f}: {what}")
 
-    # ------------------------------------------------------------------- while it runs
+    # -------------------------------------------------------------------------- storage
 
     def on_record(self, record: Record) -> None:
         """A record has become durable."""
+        self.world.note(f"durable: {_short(record)}")
         if isinstance(record, EpochRecord):
             self._newest_epoch = max(self._newest_epoch, record.epoch)
         if isinstance(record, Manifest):
             storage = self.world.storage
-            missing = [p for p in record.paths if p not in storage.objects]
+            missing = sorted(p for p in record.paths if p not in storage.objects)
             valid = valid_checkpoints(storage.catalog())
-            # A fenced coordinator's manifest may land late, after its objects were swept; it
-            # does not count.
-            if missing and any(c.checkpoint_id == record.checkpoint_id for c in valid):
+            # One that lands late, after its objects were swept, is never resumed from: it
+            # is of a fenced epoch, or a newer one of the same line is there.
+            if missing and valid and valid[-1].checkpoint_id == record.checkpoint_id:
                 self.violation(f"manifest {record.checkpoint_id} names missing {missing[:3]}")
 
     def on_trigger(self, epoch: int, checkpoint_id: int) -> None:
@@ -80,11 +108,11 @@ class Judge:
                 )
                 break
 
-    def on_commit(self, transaction: TransactionId) -> None:
-        """A transaction is about to become visible: its decision must be durable (rule 1)."""
-        manifests = [m for m in self.world.storage.records.values() if isinstance(m, Manifest)]
-        if not any(str(transaction) == p.transaction for m in manifests for p in m.prepared):
-            self.violation(f"{transaction} committed before any manifest that decides it")
+    def on_missing(self, epoch: int, what: str) -> None:
+        """Something that a restore needs is not there."""
+        # A fenced epoch may find that its successor has dropped what it was about to read.
+        if epoch >= self._newest_epoch:
+            self.violation(f"epoch {epoch} cannot restore: {what}")
 
     def on_drop(self, checkpoint_id: int) -> None:
         """A checkpoint is about to be dropped."""
@@ -101,46 +129,101 @@ class Judge:
                     f"{path} deleted, which checkpoint {summary.checkpoint_id} refers to"
                 )
 
+    # -------------------------------------------------------------- the external system
+
+    def _decided(self) -> set[str]:
+        """Transactions that a checkpoint which counts decides to commit."""
+        storage = self.world.storage
+        return {
+            p.transaction
+            for summary in valid_checkpoints(storage.catalog())
+            for p in storage.manifest(summary.checkpoint_id).prepared
+        }
+
+    def on_commit(self, transaction: TransactionId) -> None:
+        """Its decision must be durable, and count (rule 1); and in order (rule 3)."""
+        self.world.note(f"commit {transaction}")
+        if str(transaction) not in self._decided():
+            self.violation(f"{transaction} committed before a manifest that decides it")
+        lane = (transaction.sink, transaction.subtask)
+        if self._last_commit.get(lane, 0) >= transaction.checkpoint:
+            self.violation(f"{transaction} committed after a later one of its subtask")
+        self._last_commit[lane] = transaction.checkpoint
+
+    def on_abort(self, transaction: TransactionId) -> None:
+        """What a checkpoint that counts has decided must not be thrown away (rule 2)."""
+        self.world.note(f"abort {transaction}")
+        if str(transaction) in self._decided():
+            self.violation(f"{transaction} aborted, though a checkpoint decides to commit it")
+
+    def on_write(self, context: SinkContext) -> None:
+        """Before an epoch's first row, what it found must be committed (rule 2)."""
+        if (context.sink_uid, context.epoch) in self._writing:
+            return
+        self._writing.add((context.sink_uid, context.epoch))
+        storage = self.world.storage
+        record = storage.records.get(f"epochs/{context.epoch:08}.restore")
+        if not isinstance(record, RestoreRecord):
+            self.violation(f"epoch {context.epoch} writes before it recorded where it resumed")
+            return
+        manifest = storage.records.get(f"checkpoints/{record.checkpoint_id or 0:010}/manifest")
+        if isinstance(manifest, Manifest):
+            open_ = [p for p in manifest.prepared if p.transaction in self.world.ledger.prepared]
+            if any(p.sink == context.sink_uid for p in open_):
+                self.violation(f"epoch {context.epoch} writes before {open_[0].transaction}")
+
+    def on_watermark(self, before: int, after: int) -> None:
+        """Event time never goes back (rule 12)."""
+        if after < before:
+            self.violation(f"an operator is told watermark {after} after {before}")
+
     # ------------------------------------------------------------------------- afterwards
 
     def check_output(self) -> None:
-        """Every effect exactly once, in per-key order; nothing prepared left behind."""
-        by_sink: dict[str, list[tuple[object, ...]]] = defaultdict(list)
-        for transaction, rows in self.world.ledger.committed.items():
-            by_sink[TransactionId.parse(transaction).sink] += rows
+        """Every effect exactly once, in order; nothing prepared left behind."""
+        ledger = self.world.ledger
+        by_sink: dict[str, list[tuple[int, tuple[object, ...]]]] = defaultdict(list)
+        for text, rows in ledger.committed.items():
+            transaction = TransactionId.parse(text)
+            by_sink[transaction.sink] += [(transaction.subtask, row) for row in rows]
         for sink, expected in self._expected.items():
-            self._check_sink(sink, by_sink[sink], expected)
-        if self.world.ledger.prepared:
-            left = sorted(self.world.ledger.prepared)[:3]
-            self.violation(f"left prepared at the end: {left}")
+            rows_in_log = [(0, row) for row in ledger.log.get(sink, ())]
+            self._check_sink(sink, by_sink[sink] + rows_in_log, expected)
+        if ledger.prepared:
+            self.violation(f"left prepared at the end: {sorted(ledger.prepared)[:3]}")
 
     def _check_sink(
-        self,
-        sink: str,
-        rows: list[tuple[object, ...]],
-        expected: list[tuple[str, int, int, int]],
+        self, sink: str, rows: list[tuple[int, tuple[object, ...]]], expected: Expectation
     ) -> None:
-        seen = Counter(row[:4] for row in rows)
-        lost = [e for e in expected if e not in seen]
-        twice = [r for r, n in seen.items() if n > 1]
+        seen = Counter(row[:4] for _, row in rows)
+        lost = [e for e in expected.rows if seen[e] < expected.copies]
+        twice = [r for r, n in seen.items() if n > expected.copies]
         if lost:
-            self.violation(f"{sink}: {len(lost)} of {len(expected)} rows lost, first {lost[0]}")
+            n = len(expected.rows)
+            self.violation(f"{sink}: {len(lost)} of {n} rows lost, first {lost[0]}")
+        if expected.at_least_once:
+            return
         if twice:
-            self.violation(f"{sink}: {len(twice)} rows more than once, first {twice[0]}")
+            self.violation(f"{sink}: {len(twice)} rows too often, first {twice[0]}")
+        if lost or twice:
+            return
+        self._check_order(sink, rows, expected)
+
+    def _check_order(
+        self, sink: str, rows: list[tuple[int, tuple[object, ...]]], expected: Expectation
+    ) -> None:
         last: dict[tuple[object, ...], int] = {}
-        runs: dict[object, int] = {}
-        for row in rows:
-            source, split, n, key, _, count = row
-            lane = (source, split, key)
+        runs: Counter[object] = Counter()
+        for subtask, (source, split, n, key, _, count) in rows:
+            lane = (source, split, key if expected.keyed else -1, subtask * (not expected.keyed))
             assert isinstance(n, int)
-            if last.get(lane, -1) >= n and not twice:
+            if last.get(lane, -1) >= n:
                 self.violation(
                     f"{sink}: order of key {key} of split {split}: {n} after {last[lane]}"
                 )
-                break
+                return
             last[lane] = n
-            if sink in self._counted:
-                runs[key] = runs.get(key, 0) + 1
-                if count != runs[key] and not twice and not lost:
-                    self.violation(f"{sink}: key {key} counts {count}, due is {runs[key]}")
-                    break
+            runs[key] += 1
+            if expected.counted and count != runs[key]:
+                self.violation(f"{sink}: key {key} counts {count}, due is {runs[key]}")
+                return

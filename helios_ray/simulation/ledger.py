@@ -8,17 +8,41 @@ May import: connectors, identifiers, errors, and faults of this room.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import pyarrow as pa
 
-from helios_ray.connectors.base import CommitOutcome, Committable, Json, TransactionalSink
+from helios_ray.connectors.base import (
+    CommitOutcome,
+    Committable,
+    Json,
+    Sink,
+    SinkContext,
+    TransactionalSink,
+)
 from helios_ray.errors import FatalCommitError, RetryableCommitError, SinkUnavailableError
 from helios_ray.identifiers import TransactionId
 from helios_ray.simulation.faults import Dice
 
 Row = tuple[object, ...]
+
+
+class Witness(Protocol):
+    """Who is told of what happens to the external system."""
+
+    def on_commit(self, transaction: TransactionId) -> None:
+        """A transaction is about to become visible for the first time."""
+
+    def on_abort(self, transaction: TransactionId) -> None:
+        """A prepared transaction is about to be thrown away."""
+
+    def on_write(self, context: SinkContext) -> None:
+        """A sink is about to take rows."""
+
+    def on_watermark(self, before: int, after: int) -> None:
+        """An operator is told the event time."""
 
 
 @dataclass(slots=True)
@@ -27,14 +51,15 @@ class Ledger:
 
     Args:
         dice: faults of commits and prepares.
-        on_commit: called before a transaction becomes visible for the first time.
+        witness: told before anything changes.
+        log: rows of sinks that take no part in two-phase commit, by uid.
     """
 
     dice: Dice
-    on_commit: Callable[[TransactionId], None] = lambda _: None
+    witness: Witness | None = None
     prepared: dict[str, list[Row]] = field(default_factory=dict)
     committed: dict[str, list[Row]] = field(default_factory=dict)
-    aborted: set[str] = field(default_factory=set)
+    log: dict[str, list[Row]] = field(default_factory=dict)
 
     def prepare(self, transaction: TransactionId, rows: list[Row]) -> None:
         """Keep rows, unseen."""
@@ -53,7 +78,8 @@ class Ledger:
             return CommitOutcome.ALREADY_COMMITTED
         if key not in self.prepared:
             raise FatalCommitError(f"ledger does not know {key}: its rows are lost")
-        self.on_commit(transaction)
+        if self.witness is not None:
+            self.witness.on_commit(transaction)
         self.committed[key] = self.prepared.pop(key)
         if self.dice.happens("commit_lost_reply"):
             raise RetryableCommitError(f"ledger's answer for {key} was lost")
@@ -63,13 +89,27 @@ class Ledger:
         """Throw rows away; a committed transaction stays."""
         if self.dice.happens("commit_retry"):
             raise RetryableCommitError(f"ledger is busy: {transaction}")
-        self.prepared.pop(str(transaction), None)
-        self.aborted.add(str(transaction))
+        if str(transaction) in self.prepared:
+            if self.witness is not None:
+                self.witness.on_abort(transaction)
+            del self.prepared[str(transaction)]
+
+    def listing(self, prefix: str) -> list[TransactionId]:
+        """What is prepared."""
+        if self.dice.happens("list_prepared"):
+            kind = self.dice.rng.choice((RetryableCommitError, SinkUnavailableError))
+            raise kind(f"ledger does not list {prefix}")
+        return [TransactionId.parse(t) for t in self.prepared if t.startswith(prefix)]
 
     def rows(self) -> Iterable[Row]:
         """What a reader sees, in the order in which it became visible."""
         for rows in self.committed.values():
             yield from rows
+
+
+def rows_of(batch: pa.RecordBatch) -> Iterable[Row]:
+    """Rows of a batch as tuples."""
+    return zip(*(c.to_pylist() for c in batch.columns), strict=True)
 
 
 class LedgerSink(TransactionalSink):
@@ -83,15 +123,22 @@ class LedgerSink(TransactionalSink):
     def __init__(self, ledger: Ledger, *, can_list: bool = True) -> None:
         self._ledger = ledger
         self._can_list = can_list
+        self._context: SinkContext | None = None
         self._transaction: TransactionId | None = None
         self._rows: list[Row] = []
+
+    def open(self, context: SinkContext) -> None:
+        self._context = context
 
     def begin(self, transaction: TransactionId) -> None:
         self._transaction = transaction
         self._rows = []
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._rows += zip(*(c.to_pylist() for c in batch.columns), strict=True)
+        assert self._context is not None
+        if self._ledger.witness is not None:
+            self._ledger.witness.on_write(self._context)
+        self._rows += rows_of(batch)
 
     def prepare(self) -> Json:
         assert self._transaction is not None
@@ -107,6 +154,22 @@ class LedgerSink(TransactionalSink):
         self._ledger.abort(transaction)
 
     def list_prepared(self, prefix: str) -> Iterable[TransactionId] | None:
-        if not self._can_list:
-            return None
-        return [TransactionId.parse(t) for t in self._ledger.prepared if t.startswith(prefix)]
+        return self._ledger.listing(prefix) if self._can_list else None
+
+
+class LogSink(Sink):
+    """A sink without transactions: rows are seen when they are written, again after a replay.
+
+    Args:
+        ledger: whose log takes the rows.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._uid = ""
+
+    def open(self, context: SinkContext) -> None:
+        self._uid = context.sink_uid
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._ledger.log.setdefault(self._uid, []).extend(rows_of(batch))

@@ -1,9 +1,9 @@
-"""Simulated processes: a task and a coordinator, each driving the real core.
+"""A simulated task process, driving the real task body.
 
-Why it exists: under Ray these are actors. Here they are objects whose mail arrives when the
-scheduler says so. Whatever decides anything is in the cores; these only carry.
+Why it exists: under Ray this is an actor. Here it is an object whose mail arrives when the
+scheduler says so. Whatever decides anything is in the body; this only carries.
 
-May import: execution, plan, checkpoint (retention), protocol and below.
+May import: execution, protocol and below, and storage of this room.
 """
 
 from __future__ import annotations
@@ -12,44 +12,41 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from helios_ray.checkpoint.retention import plan_retention, superseded_checkpoints
-from helios_ray.connectors.base import TransactionalSink
+from helios_ray.elements import MIN_TIMESTAMP
 from helios_ray.execution.actions import Action, SealSnapshot, SendCredit, SendFrame, Tell
 from helios_ray.execution.restore import RestoredTask, objects_for, share_out
+from helios_ray.execution.settings import TaskOptions
 from helios_ray.execution.task import TaskBody
 from helios_ray.identifiers import TaskId
-from helios_ray.plan.physical import PhysicalPlan
-from helios_ray.protocol import instructions as i
 from helios_ray.protocol.channels import Frame
-from helios_ray.protocol.coordinator import CoordinatorCore, JobShape
 from helios_ray.protocol.messages import (
+    FailureKind,
+    Heartbeat,
     ResetTask,
     SnapshotAcknowledged,
     SnapshotDeclined,
-    ToCoordinator,
+    TaskFailed,
     ToTask,
 )
-from helios_ray.records import Manifest, StateObject, TaskSnapshot
+from helios_ray.records import StateObject, TaskSnapshot
+from helios_ray.simulation.storage import StorageTrouble
 
 if TYPE_CHECKING:
     from helios_ray.simulation.world import Cluster
 
 
-def shape_of(plan: PhysicalPlan) -> JobShape:
-    """What the coordinator must know of a plan."""
-    sinks = {
-        chain.sink.uid: chain.tasks
-        for chain in plan.chains
-        if chain.sink is not None and isinstance(chain.sink.factory(), TransactionalSink)
-    }
-    return JobShape(
-        job=plan.job,
-        tasks=plan.tasks,
-        sources=plan.source_tasks,
-        sinks=sinks,
-        parallelism=plan.parallelism,
-        max_parallelism=plan.max_parallelism,
-    )
+LONGEST_STALL = 40.0
+"""Virtual seconds after which a stalled process is put to death by somebody."""
+
+BLOCKED_PAUSE = 0.05
+LARGEST_EMISSION = 64 * 1024
+"""Bytes that one step of a simulated task can put on one channel, at the very most."""
+
+
+def most_queued(options: TaskOptions, channels: int) -> int:
+    """Bytes that may wait in a task: per channel a window, and the frame that exceeds it."""
+    c = options.channels
+    return channels * (c.window_bytes + c.frame_bytes + LARGEST_EMISSION)
 
 
 class SimTask:
@@ -66,10 +63,13 @@ class SimTask:
         self.task = task
         self.incarnation = incarnation
         self.body = TaskBody(cluster.plan, task, cluster.world.task_options)
+        self._most_queued = most_queued(cluster.world.task_options, len(self.body.core.channels))
         self.alive = True
         self.hung = False
         self._wake_at: float | None = None
         self._loading = 0
+        self._watermark = MIN_TIMESTAMP
+        self._epoch = 0
 
     # ----------------------------------------------------------------------------- mail
 
@@ -93,8 +93,25 @@ class SimTask:
         if self.alive and not self.hung:
             self.perform(self.body.step(self.cluster.world.now))
 
+    def stall(self, since: float) -> None:
+        """The processing thread is stuck in one call; another still gives signs of life."""
+        world, body = self.cluster.world, self.body
+        if not self.alive or world.now - since > LONGEST_STALL:
+            self.alive = False
+            return
+        self.hung = True
+        beat = Heartbeat(
+            task=self.task,
+            epoch=body.core.epoch,
+            phase=body.phase,
+            stalled_for=world.now - since,
+        )
+        self.cluster.send_to_coordinator(beat)
+        world.at(1.0, lambda: self.stall(since))
+
     def perform(self, actions: list[Action]) -> None:
         """Carry out what the body asks for, and come back when it wants."""
+        self._check()
         for action in actions:
             match action:
                 case SendFrame(frame):
@@ -111,11 +128,31 @@ class SimTask:
         world = self.cluster.world
         if not self.alive or self.hung:
             return
-        at = world.now if self.body.ready else max(world.now, self.body.next_wakeup())
+        at = world.now if self.body.ready else max(world.now, self._next_wakeup())
         at += world.rng.uniform(0.0005, 0.003)
         if self._wake_at is None or at < self._wake_at:
             self._wake_at = at
             world.at(at - world.now, lambda: self.wake() if self._wake_at == at else None)
+
+    def _next_wakeup(self) -> float:
+        at = self.body.next_wakeup()
+        if self.body.blocked and at <= self.cluster.world.now:
+            # Only credit helps; it wakes the task when it comes.
+            return self.cluster.world.now + BLOCKED_PAUSE
+        return at
+
+    def _check(self) -> None:
+        """What must hold after whatever the body did."""
+        body, judge = self.body, self.cluster.world.judge
+        if body.core.epoch < self._epoch:
+            judge.violation(f"{self.task}: epoch went back from {self._epoch}")
+        if body.core.epoch > self._epoch:
+            self._epoch, self._watermark = body.core.epoch, body.watermark
+        if body.watermark < self._watermark:
+            judge.violation(f"{self.task}: watermark went back from {self._watermark}")
+        self._watermark = body.watermark
+        if body.core.queued_bytes > self._most_queued:
+            judge.violation(f"{self.task}: {body.core.queued_bytes} bytes queued")
 
     # ---------------------------------------------------------------------------- reset
 
@@ -146,8 +183,28 @@ class SimTask:
         self.cluster.world.storage.call(
             lambda: self.cluster.world.storage.objects[str(o.path)],
             lambda table: self._load(message, left[1:], [*loaded, (o, table)]),
-            lambda _reason, _unknown: self._load(message, left, loaded),
+            lambda trouble: self._load_failed(trouble, message, left, loaded),
         )
+
+    def _load_failed(
+        self,
+        trouble: StorageTrouble,
+        message: ResetTask,
+        left: list[StateObject],
+        loaded: list[tuple[StateObject, pa.Table]],
+    ) -> None:
+        if not trouble.missing:
+            self._load(message, left, loaded)
+        elif self.alive and not self.hung and self._loading == message.epoch:
+            self.cluster.world.judge.on_missing(message.epoch, trouble.reason)
+            self.cluster.send_to_coordinator(
+                TaskFailed(
+                    task=self.task,
+                    epoch=message.epoch,
+                    kind=FailureKind.RAISED,
+                    reason=trouble.reason,
+                )
+            )
 
     def _loaded(self, message: ResetTask, loaded: list[tuple[StateObject, pa.Table]]) -> None:
         if not self.alive or self.hung:
@@ -200,7 +257,7 @@ class SimTask:
             self.cluster.world.storage.call(
                 lambda: self.cluster.world.storage.objects.__setitem__(str(o.path), table),
                 lambda _: self._upload(order, left[1:], [*done, o]),
-                lambda reason, _unknown: self._decline(order, reason),
+                lambda trouble: self._decline(order, trouble.reason),
                 fault="upload",
             )
             return
@@ -228,117 +285,3 @@ class SimTask:
                 reason=reason,
             )
         )
-
-
-class SimCoordinator:
-    """The coordinator's process."""
-
-    def __init__(self, cluster: Cluster, core: CoordinatorCore) -> None:
-        self.cluster = cluster
-        self.core = core
-        self.alive = True
-        self._wake_at: float | None = None
-
-    def on_event(self, event: i.Event) -> None:
-        """Mail, answers from storage, time."""
-        if not self.alive:
-            return
-        for instruction in self.core.handle(event, self.cluster.world.now):
-            self._perform(instruction)
-        if self.core.status.terminal:
-            self.cluster.shut_down()
-        self._schedule()
-
-    def on_message(self, message: ToCoordinator) -> None:
-        """Mail from a task."""
-        self.on_event(message)
-
-    def _schedule(self) -> None:
-        world = self.cluster.world
-        wakeup = self.core.next_wakeup()
-        if not self.alive or wakeup is None:
-            return
-        at = max(world.now + 0.001, wakeup)
-        if self._wake_at is None or at < self._wake_at or self._wake_at <= world.now:
-            self._wake_at = at
-            world.at(at - world.now, lambda: self._tick(at))
-
-    def _tick(self, at: float) -> None:
-        if self._wake_at == at:
-            self._wake_at = None
-            self.on_event(i.Tick())
-
-    def _perform(self, instruction: i.Instruction) -> None:
-        storage = self.cluster.world.storage
-        match instruction:
-            case i.ReadCatalog(request):
-                self._storage(request, storage.catalog, lambda c: i.CatalogRead(request, c))
-            case i.ReadEpochs(request):
-                self._storage(
-                    request,
-                    lambda: tuple(e.epoch for e in storage.catalog().epochs),
-                    lambda e: i.EpochsRead(request, e),
-                )
-            case i.ReadManifest(request, checkpoint_id):
-                self._storage(
-                    request,
-                    lambda: storage.manifest(checkpoint_id),
-                    lambda m: i.ManifestRead(request, m),
-                )
-            case i.WriteRecord(request, record):
-                self._storage(
-                    request,
-                    lambda: storage.create(record),
-                    lambda existing: i.RecordWritten(request, existing),
-                )
-            case i.ReplaceTask(task, incarnation):
-                self.cluster.replace(task, incarnation)
-            case i.Send(task, message):
-                self.cluster.send_to_task(task, message)
-            case i.RetainCheckpoints(epoch, committed):
-                self._retain(epoch, committed)
-            case _:
-                self.cluster.on_report(instruction)
-
-    def _storage(self, request: int, action, answer) -> None:  # type: ignore[no-untyped-def]
-        self.cluster.world.storage.call(
-            action,
-            lambda result: self.on_event(answer(result)),
-            lambda reason, unknown: self.on_event(i.StorageFailed(request, reason, unknown)),
-        )
-
-    # ------------------------------------------------------------------------- retention
-
-    def _retain(self, epoch: int, committed: int) -> None:
-        world = self.cluster.world
-        storage = world.storage
-
-        def sweep() -> None:
-            manifests = {
-                m.checkpoint_id: m for m in storage.records.values() if isinstance(m, Manifest)
-            }
-            plan = plan_retention(
-                {n: m.paths for n, m in manifests.items()},
-                {path: int(path.split("/")[1]) for path in storage.objects},
-                retain_count=self.core.rules.checkpoints.retain_count,
-                newest_committed=committed,
-                current_epoch=epoch,
-                superseded=superseded_checkpoints(
-                    {n: m.epoch for n, m in manifests.items()}, storage.catalog().restores
-                ),
-                pinned=() if self.core.restored is None else (self.core.restored,),
-            )
-            for n in plan.checkpoints:
-                # A process may die between any two of these.
-                if world.dice.happens("storage"):
-                    return
-                world.judge.on_drop(n)
-                storage.records.pop(f"checkpoints/{n:010}/committed", None)
-                storage.records.pop(f"checkpoints/{n:010}/manifest", None)
-            for path in plan.objects:
-                if world.dice.happens("storage"):
-                    return
-                world.judge.on_delete(path)
-                storage.objects.pop(path, None)
-
-        world.at(world.dice.latency(), lambda: sweep() if self.alive else None)

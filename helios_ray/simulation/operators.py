@@ -1,27 +1,65 @@
-"""An operator for simulated jobs that depends on event time.
+"""Operators for simulated jobs: one waits for event time, one for the end, one fails.
 
-Why it exists: a lost or early watermark must show in the output, so something in the
-simulated jobs has to wait for time to pass.
+Why it exists: a lost or early watermark must show in the output, and so must an end of input
+that is told twice, or never; and user code raises.
 
-May import: operators, state, elements.
+May import: operators, state, elements, and faults, judge and source of this room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from helios_ray.elements import MIN_TIMESTAMP, Batch
 from helios_ray.operators.base import Operator, OperatorSnapshot, StateKind, StateTable
+from helios_ray.simulation.faults import Dice
+from helios_ray.simulation.judge import Identity
+from helios_ray.simulation.source import SCHEMA
 from helios_ray.state.key_groups import key_groups_of_batch
 
 
-class HoldUntilWatermark(Operator):
-    """Keeps rows until the watermark reaches their ``ts``, then lets them go in time order."""
+class Unlucky(Operator):
+    """Passes rows on, and now and then raises instead.
 
-    def __init__(self) -> None:
+    Args:
+        dice: when.
+    """
+
+    def __init__(self, dice: Dice) -> None:
+        self._dice = dice
+
+    def process_batch(self, batch: Batch, input_index: int = 0) -> list[Batch]:
+        if self._dice.happens("process"):
+            raise RuntimeError("the user's code failed, and would not the next time")
+        return [batch]
+
+
+class Farewell(Operator):
+    """Passes rows on, and adds one of its own when its input has ended."""
+
+    def end_input(self) -> list[Batch]:
+        source, split, n, key = farewell(self.context.subtask)
+        row = {"source": source, "split": split, "n": n, "key": key, "ts": 0, "count": 1}
+        return [Batch(pa.RecordBatch.from_pylist([row], schema=SCHEMA))]
+
+
+def farewell(subtask: int) -> Identity:
+    """What a subtask of ``Farewell`` adds."""
+    return ("end", subtask, 0, -1 - subtask)
+
+
+class HoldUntilWatermark(Operator):
+    """Keeps rows until the watermark reaches their ``ts``, then lets them go in time order.
+
+    Args:
+        on_watermark: told the watermark before and after each step.
+    """
+
+    def __init__(self, on_watermark: Callable[[int, int], None]) -> None:
+        self._moved = on_watermark
         self._held: list[pa.RecordBatch] = []
         self._watermark = MIN_TIMESTAMP
 
@@ -30,6 +68,7 @@ class HoldUntilWatermark(Operator):
         return self.on_watermark(self._watermark)
 
     def on_watermark(self, timestamp: int) -> list[Batch]:
+        self._moved(self._watermark, timestamp)
         self._watermark = timestamp
         if not self._held:
             return []

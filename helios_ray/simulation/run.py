@@ -1,6 +1,6 @@
 """Runs one seed from start to verdict.
 
-Why it exists: the crash schedule, the operator who restarts a failed job, and the last look
+Why it exists: the crash schedule, the person who restarts a job that ended, and the last look
 at what is left behind are the same for every scenario.
 
 May import: protocol and this room.
@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from helios_ray.protocol import instructions as i
 from helios_ray.protocol.instructions import JobStatus
-from helios_ray.simulation.faults import FaultPlan
+from helios_ray.simulation.faults import CRASHES, REQUESTS, FaultPlan
 from helios_ray.simulation.scenarios import build
 from helios_ray.simulation.world import World
+
+MOST_LAUNCHES = 60
+"""How often a person starts a job again that ended before it was through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +28,17 @@ class Verdict:
     """How a run went.
 
     Args:
+        shape: of the plan.
+        faults: how many of each kind were thrown.
+        statuses: how often the job ended in each way.
         digest: of everything that became visible and durable; equal for equal seeds.
     """
 
     seed: int
+    shape: str
     violations: tuple[str, ...]
     faults: Counter[str]
+    statuses: Counter[str]
     steps: int
     virtual_seconds: float
     digest: str
@@ -39,86 +49,147 @@ class Verdict:
         return not self.violations
 
 
-def run_seed(seed: int, faults: FaultPlan | None = None) -> Verdict:
+def run_seed(
+    seed: int, faults: FaultPlan | None = None, trace: Callable[[str], None] | None = None
+) -> Verdict:
     """Simulate one job under the faults of a seed and judge it.
 
     Args:
         seed: decides everything; the same seed gives the same run, to the digest.
         faults: instead of those the seed would draw.
+        trace: takes a line for everything of note that happens.
 
     Example:
         >>> run_seed(1).violations
         ()
     """
     world = build(seed, faults)
+    world.trace = trace
     _schedule_crashes(world)
-    world.launch()
-    status = world.run()
-    for _ in range(20):
-        if status is JobStatus.FINISHED or world.judge.violations:
-            break
-        # A fatal commit, or a cluster that died: a person looks at it and starts it again.
-        world.dice.plan.commit_fatal = 0.0
-        world.launch()
-        status = world.run()
-    if status is not JobStatus.FINISHED and not world.judge.violations:
-        world.judge.violation(f"the job ended as {status.value}: {_reason(world)}")
-    if world.ledger.prepared and not world.judge.violations:
-        # Prepared by a zombie after the last look. The next run of the job finds it.
-        world.launch()
-        world.run()
-    world.judge.check_output()
+    _schedule_requests(world)
+    statuses: Counter[str] = Counter()
+    try:
+        _run_to_the_end(world, statuses)
+        if not world.judge.violations:
+            _run_once_more(world)
+    except Exception as error:  # a bug of the cores that shows as an exception is one too
+        world.judge.violation(f"{type(error).__name__}: {error}")
+    else:
+        world.judge.check_output()
     return Verdict(
         seed=seed,
+        shape=world.settings.shape,
         violations=tuple(world.judge.violations),
         faults=world.dice.thrown,
+        statuses=statuses,
         steps=world.steps,
         virtual_seconds=world.now,
         digest=_digest(world),
     )
 
 
-def _reason(world: World) -> str:
-    return world.current.coordinator.core.reason
+def _run_to_the_end(world: World, statuses: Counter[str]) -> None:
+    for _ in range(MOST_LAUNCHES):
+        world.launch()
+        status = world.run()
+        statuses[status.value] += 1
+        if status is JobStatus.FINISHED or world.judge.violations:
+            return
+        # It was stopped, or its restarts are exhausted, or the cluster died, or a commit was
+        # refused for good: a person looks at it, mends that, and starts the job again.
+        world.dice.plan.commit_fatal = 0.0
+    core = world.current.coordinator.core
+    world.judge.violation(f"the job never finished; last {core.status.value}: {core.reason}")
+
+
+def _run_once_more(world: World) -> None:
+    """A finished job that is started again ends at once, and adds nothing."""
+    leftovers = bool(world.ledger.prepared)  # of zombies that went on after the last look
+    if not leftovers and world.rng.random() < 0.7:
+        return
+    world.dice.plan = FaultPlan()
+    world.calm = True
+    before = len(world.ledger.committed), len(world.ledger.log)
+    began = world.now
+    world.launch()
+    status = world.run()
+    core = world.current.coordinator.core
+    if status is not JobStatus.FINISHED or world.now - began > 30.0 or core.restarts:
+        world.judge.violation(f"a finished job, run again, is {status.value} at {world.now:.1f}")
+    if (len(world.ledger.committed), len(world.ledger.log)) != before:
+        world.judge.violation("a finished job, run again, has written something")
 
 
 def _digest(world: World) -> str:
-    text = repr((list(world.ledger.committed.items()), sorted(world.storage.records), world.steps))
+    text = repr(
+        (
+            list(world.ledger.committed.items()),
+            sorted(world.ledger.log.items()),
+            sorted(world.storage.records),
+            sorted(world.storage.objects),
+            sorted(world.dice.thrown.items()),
+            world.steps,
+        )
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+# ------------------------------------------------------------------------- what strikes when
+
+
 def _schedule_crashes(world: World) -> None:
-    plan, rng, dice = world.dice.plan, world.rng, world.dice
+    for kind in CRASHES:
+        for _ in range(getattr(world.dice.plan, kind)):
+            strike = _strike_task if kind.endswith("_task") else _strike_coordinator
+            world.at(world.dice.moment(), lambda s=strike, k=kind: s(world, k))  # type: ignore[misc]
 
-    def when() -> float:
-        return rng.uniform(0.05, max(0.1, plan.until))
 
-    def on_task(kind: str) -> None:
-        cluster = world.current
-        if cluster.ended or not cluster.tasks:
-            return
-        task = rng.choice(sorted(cluster.tasks))
-        dice.thrown[kind] += 1
-        if kind == "hang_task":
-            cluster.hang_task(task)
-        else:
-            cluster.crash_task(task, zombie=kind == "zombie_task", silent=rng.random() < 0.2)
+def _strike_task(world: World, kind: str) -> None:
+    cluster = world.current_or_none
+    if cluster is None or cluster.ended or not cluster.tasks or world.calm:
+        return
+    task = world.rng.choice(sorted(cluster.tasks))
+    world.thrown(kind, str(task))
+    if kind == "hang_task":
+        cluster.hang_task(task)
+    elif kind == "stall_task":
+        cluster.tasks[task].stall(world.now)
+    else:
+        silent = world.rng.random() < 0.2
+        cluster.crash_task(task, zombie=kind == "zombie_task", silent=silent)
 
-    def on_coordinator(kind: str) -> None:
-        cluster = world.current
-        if cluster.ended:
-            return
-        dice.thrown[kind] += 1
-        if kind == "split_brain":
-            # Cut off, not dead: it goes on for a while, and its tasks with it.
-            world.at(rng.uniform(0.5, 30.0), cluster.crash)
-        else:
-            cluster.crash()
-        world.launch_later(rng.uniform(0.05, 2.0))
 
-    for kind in ("crash_task", "zombie_task", "hang_task"):
-        for _ in range(getattr(plan, kind)):
-            world.at(when(), lambda kind=kind: on_task(kind))  # type: ignore[misc]
-    for kind in ("crash_coordinator", "split_brain", "crash_all"):
-        for _ in range(getattr(plan, kind)):
-            world.at(when(), lambda kind=kind: on_coordinator(kind))  # type: ignore[misc]
+def _strike_coordinator(world: World, kind: str) -> None:
+    cluster = world.current_or_none
+    if cluster is None or cluster.ended or world.calm:
+        return
+    world.thrown(kind, cluster.owner)
+    if kind == "crash_midway":
+        # It dies in the middle of what it is about to do, between any two instructions.
+        cluster.coordinator.dies_after = world.rng.randint(0, 8)
+        return
+    if kind == "split_brain":
+        # Cut off, not dead: it goes on for a while, and its tasks with it.
+        world.at(world.rng.uniform(0.5, 30.0), cluster.crash)
+    else:
+        cluster.crash()
+    world.launch_later(world.rng.uniform(0.05, 2.0))
+
+
+def _schedule_requests(world: World) -> None:
+    events: dict[str, i.Event] = {
+        "user_checkpoint": i.CheckpointRequested(),
+        "user_stop": i.StopRequested(),
+        "user_cancel": i.CancelRequested(),
+    }
+    for kind in REQUESTS:
+        for _ in range(getattr(world.dice.plan, kind)):
+            world.at(world.dice.moment(), lambda k=kind: _ask(world, k, events[k]))  # type: ignore[misc]
+
+
+def _ask(world: World, kind: str, event: i.Event) -> None:
+    cluster = world.current_or_none
+    if cluster is None or cluster.ended or world.calm:
+        return
+    world.thrown(kind, cluster.owner)
+    cluster.coordinator.on_event(event)

@@ -3,7 +3,7 @@
 Why it exists: each row has an identity, so loss and duplication show, and a place in its
 split, so disorder shows.
 
-May import: connectors, faults of this room.
+May import: connectors, errors, faults of this room.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from helios_ray.connectors.base import (
     SplitReader,
 )
 from helios_ray.elements import Origin
+from helios_ray.errors import SourceUnavailableError
 from helios_ray.simulation.faults import Dice
 
 SCHEMA = pa.schema(
@@ -43,6 +44,7 @@ class NumberedSource(Source):
     Args:
         name: tells the rows of several sources apart.
         dice: how many rows come at a time, and when none do.
+        pace: seconds from one read to the next, at most.
         released: where given, a split holds its last row back until this says yes: for long
             stretches it is idle.
     """
@@ -54,12 +56,14 @@ class NumberedSource(Source):
         rows: int,
         keys: int,
         dice: Dice,
+        pace: float = 0.0,
         released: Callable[[], bool] | None = None,
     ) -> None:
         self.name = name
         self.splits = splits
         self.rows = rows
         self.keys = keys
+        self.pace = pace
         self.released = released
         self._dice = dice
 
@@ -95,11 +99,16 @@ class _Reader(SplitReader):
         self._index = index
         self._dice = dice
         self._next = 0
+        self._ready_at = 0.0
 
     def poll(self, max_rows: int, now: float) -> Poll:
         source = self._source
         if self._next >= source.rows:
             return Exhausted()
+        if self._dice.happens("read"):
+            raise SourceUnavailableError(f"{source.name} cannot be read just now")
+        if now < self._ready_at:
+            return NotYet(self._ready_at)
         if self._dice.happens("slow_reader"):
             return NotYet(now + self._dice.rng.uniform(0.01, 1.0))
         count = min(max_rows, source.rows - self._next, self._dice.rng.randint(1, 9))
@@ -107,6 +116,7 @@ class _Reader(SplitReader):
             count = min(count, source.rows - 1 - self._next)
             if count == 0:
                 return NotYet(now + 0.2)
+        self._ready_at = now + source.pace * self._dice.rng.random()
         first, self._next = self._next, self._next + count
         numbers = range(first, self._next)
         data = pa.record_batch(

@@ -9,6 +9,7 @@ May import: protocol, records, errors.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,20 @@ def path_of(record: Record) -> str:
     raise AssertionError(record)
 
 
+@dataclass(frozen=True, slots=True)
+class StorageTrouble:
+    """How a call ended instead of well.
+
+    Args:
+        unknown: it may have happened, or may yet.
+        missing: what was asked for is not there.
+    """
+
+    reason: str
+    unknown: bool = False
+    missing: bool = False
+
+
 @dataclass(slots=True)
 class SimStorage:
     """What is durable, shared by every cluster of a run.
@@ -54,32 +69,50 @@ class SimStorage:
         self,
         action: Callable[[], Any],
         done: Callable[[Any], None],
-        failed: Callable[[str, bool], None],
+        failed: Callable[[StorageTrouble], None],
         fault: str = "storage",
     ) -> None:
         """Carry out a call with the latencies and the fate that the dice give it.
 
         Args:
             action: what takes effect; its result goes to ``done``.
-            failed: takes the reason and whether the outcome is unknown.
+            failed: takes what went wrong instead.
         """
         fate = self.dice.storage_fate(fault)
         go = self.dice.latency()
         back = self.dice.latency()
         if fate is StorageFate.DONE:
-            self.at(go, lambda: self._answer(back, action(), done))
+            self.at(go, lambda: self._answer(back, action, done, failed))
         elif fate is StorageFate.REFUSED:
-            self.at(go + back, lambda: failed("storage refused", False))
+            self.at(go + back, lambda: failed(StorageTrouble("storage refused")))
         else:
             if fate is StorageFate.LOST_REPLY:
-                self.at(go, action)
+                self.at(go, lambda: self._unheard(action))
             elif fate is StorageFate.LATE:
-                self.at(go + self.dice.rng.uniform(1.0, 20.0), action)
+                late = go + self.dice.rng.uniform(1.0, 20.0)
+                self.at(late, lambda: self._unheard(action))
             timeout = self.dice.rng.uniform(0.2, 2.0)
-            self.at(go + timeout, lambda: failed("storage did not answer", True))
+            trouble = StorageTrouble("storage did not answer", unknown=True)
+            self.at(go + timeout, lambda: failed(trouble))
 
-    def _answer(self, back: float, result: Any, done: Callable[[Any], None]) -> None:
-        self.at(back, lambda: done(result))
+    def _answer(
+        self,
+        back: float,
+        action: Callable[[], Any],
+        done: Callable[[Any], None],
+        failed: Callable[[StorageTrouble], None],
+    ) -> None:
+        try:
+            result = action()
+        except KeyError as error:
+            trouble = StorageTrouble(f"there is no object {error}", missing=True)
+            self.at(back, lambda: failed(trouble))
+        else:
+            self.at(back, lambda: done(result))
+
+    def _unheard(self, action: Callable[[], Any]) -> None:
+        with contextlib.suppress(KeyError):  # nobody waits for this answer
+            action()
 
     def create(self, record: Record) -> Record | None:
         """Create a record unless one stands there; return what stood there."""

@@ -18,28 +18,38 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from helios_ray.execution.task import TaskOptions
+from helios_ray.execution.settings import TaskOptions
 from helios_ray.identifiers import ChannelId, TaskId
 from helios_ray.plan.physical import PhysicalPlan
 from helios_ray.protocol import instructions as i
 from helios_ray.protocol.channels import Frame
-from helios_ray.protocol.coordinator import CoordinatorCore, CoordinatorRules
+from helios_ray.protocol.coordinator import CoordinatorCore
 from helios_ray.protocol.instructions import JobStatus
 from helios_ray.protocol.messages import ToCoordinator, ToTask, TriggerCheckpoint
+from helios_ray.protocol.settings import CoordinatorRules
+from helios_ray.simulation.control import SimCoordinator, shape_of
 from helios_ray.simulation.faults import Dice
 from helios_ray.simulation.judge import Judge
 from helios_ray.simulation.ledger import Ledger
-from helios_ray.simulation.nodes import SimCoordinator, SimTask, shape_of
+from helios_ray.simulation.nodes import SimTask
 from helios_ray.simulation.storage import SimStorage
 
-LONGEST_RUN = 1000.0
-"""Virtual seconds after which a run counts as stuck."""
+MOST_STEPS = 200_000
+"""Steps after which a run counts as going round in circles."""
+
+LONGEST_RUN = 200.0
+"""Virtual seconds without a fault after which a run counts as stuck."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a scenario decides besides the plan."""
+    """What a scenario decides besides the plan.
 
+    Args:
+        shape: the plan's, by name.
+    """
+
+    shape: str
     rules: CoordinatorRules
     options: TaskOptions
 
@@ -67,18 +77,36 @@ class World:
         self.judge = judge
         self.now = 0.0
         self.steps = 0
+        self.deadline = 0.0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._tie = 0
         self.storage = SimStorage(dice, self.at, judge.on_record)
-        ledger.on_commit = judge.on_commit
+        ledger.witness = judge
         judge.watch(self)
         self.clusters: list[Cluster] = []
         self.launching = 0
+        self.calm = False
+        self.trace: Callable[[str], None] | None = None
 
     def at(self, delay: float, call: Callable[[], None]) -> None:
         """Run something after ``delay`` virtual seconds."""
         self._tie += 1
         heapq.heappush(self._queue, (self.now + max(0.0, delay), self._tie, call))
+
+    def note(self, what: str) -> None:
+        """Tell whoever follows the run."""
+        if self.trace is not None:
+            self.trace(f"{self.now:10.4f}  {what}")
+
+    def thrown(self, kind: str, where: str) -> None:
+        """A fault has been thrown."""
+        self.dice.thrown[kind] += 1
+        self.note(f"FAULT {kind} {where}")
+
+    @property
+    def current_or_none(self) -> Cluster | None:
+        """The cluster that was started last, if any was."""
+        return self.clusters[-1] if self.clusters else None
 
     @property
     def current(self) -> Cluster:
@@ -98,7 +126,8 @@ class World:
 
         def start() -> None:
             self.launching -= 1
-            self.launch()
+            if not self.calm:
+                self.launch()
 
         self.at(delay, start)
 
@@ -108,15 +137,16 @@ class World:
         Returns:
             The status in which the last cluster ended.
         """
+        self.deadline = max(self.now, self.dice.plan.until) + LONGEST_RUN
         while self._queue:
             time, _, call = heapq.heappop(self._queue)
             self.now = max(self.now, time)
             self.dice.now = self.now
             self.steps += 1
             call()
-            if self.now > LONGEST_RUN:
+            if self.now > self.deadline or self.steps > MOST_STEPS:
                 self.judge.violation(
-                    f"stuck: after {LONGEST_RUN:.0f} virtual seconds the job is "
+                    f"stuck: {LONGEST_RUN:.0f} virtual seconds after the last fault the job is "
                     f"{self.current.coordinator.core.status.value}"
                 )
                 break
@@ -133,7 +163,6 @@ class Cluster:
         self.plan = world.plan
         self.owner = owner
         self.alive = True
-        self.reachable = True
         self.coordinator = SimCoordinator(
             self,
             CoordinatorCore(
@@ -221,9 +250,6 @@ class Cluster:
                 sender.perform([])
 
         self.world.at(self.world.dice.latency(), deliver)
-
-    def on_report(self, report: i.Instruction) -> None:
-        """Progress, for nobody here."""
 
     # ---------------------------------------------------------------------------- crashes
 

@@ -17,60 +17,16 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from datetime import timedelta
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
-from helios_ray.errors import ConfigError, JobFailedError
+from helios_ray.errors import ConfigError
 from helios_ray.identifiers import TaskId
-from helios_ray.protocol.instructions import JobStatus
 from helios_ray.runtime.job import JobHandle
-from helios_ray.runtime.reports import JobReport
-
-T = TypeVar("T")
-
-_PATIENCE = timedelta(minutes=2)
-
-
-def await_report(
-    job: JobHandle,
-    condition: Callable[[JobReport], object],
-    what: str = "the condition",
-    timeout: timedelta = _PATIENCE,
-) -> JobReport:
-    """Look at a job until ``condition`` holds; return that report.
-
-    Args:
-        what: says in the error what was waited for.
-
-    Raises:
-        TimeoutError: it did not hold within ``timeout``.
-        JobFailedError: the job ended first.
-    """
-    deadline = time.monotonic() + timeout.total_seconds()
-    while True:
-        report = job.report()
-        if condition(report):
-            return report
-        if report.status.terminal:
-            raise JobFailedError(
-                f"job {job.job!r} is {report.status.value} ({report.reason}); waited for {what}"
-            )
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"job {job.job!r}: waited {timeout} for {what}; {report}")
-        time.sleep(0.01)
-
-
-def await_running(job: JobHandle, timeout: timedelta = _PATIENCE) -> JobReport:
-    """Wait until the job processes rows.
-
-    Raises:
-        TimeoutError, JobFailedError: as :func:`await_report`.
-    """
-    return await_report(job, lambda r: r.status is JobStatus.RUNNING, "RUNNING", timeout)
+from helios_ray.testing.waiting import await_report, await_running
 
 
 def task_pids(job: JobHandle) -> dict[TaskId, int]:

@@ -6,11 +6,38 @@ Tests marked ``s3_real`` need Ceph's packages and run only under ``pytest -m s3_
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 from helios_ray.testing.servers import CephServer, MotoServer, PostgresServer, S3Server
+
+# Read when Ray is imported, so set before any test module can do that.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray of the session's own, two CPUs wide. Jobs share it, so each has its own name."""
+    import ray
+
+    # Paths of Unix sockets may be 107 bytes long: pytest's own directories are too deep.
+    directory = tempfile.mkdtemp(prefix="hr-", dir="/tmp")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=200 << 20,
+        log_to_driver=False,
+        _temp_dir=directory,
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

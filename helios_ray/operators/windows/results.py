@@ -1,0 +1,206 @@
+"""From fired windows to the rows that go downstream.
+
+Why it exists: every kind of window ends in the same rows: the key, ``window_start``,
+``window_end``, and the results of the aggregates, or of a user's function over the rows of
+the window.
+
+May import: errors, operators, Arrow.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from helios_ray.errors import UserFunctionError
+from helios_ray.operators.rows import OutputSchema, Row
+from helios_ray.operators.window_aggregates.base import Rows, WindowAggregate
+from helios_ray.operators.window_aggregates.groups import Groups, Ints
+from helios_ray.operators.window_aggregates.lists import ListAggregate, list_lengths
+from helios_ray.state.hashing import decoded
+
+WINDOW_START = "window_start"
+WINDOW_END = "window_end"
+
+
+class Window(NamedTuple):
+    """A window, as a user's function sees it.
+
+    Args:
+        start: its first instant; a row number for count windows, None for a global one.
+        end: the first instant (row number) after it.
+    """
+
+    start: datetime | int | None
+    end: datetime | int | None
+
+
+class ProcessWindowFunction(ABC):
+    """A function of all rows of a window of a key. The rows are kept until it is called.
+
+    Example:
+        >>> class Spread(ProcessWindowFunction):
+        ...     def process(self, key, window, rows):
+        ...         prices = rows["price"].to_pylist()
+        ...         yield {"spread": max(prices) - min(prices)}
+        >>> list(Spread().process({}, Window(None, None), pa.table({"price": [3, 7, 4]})))
+        [{'spread': 4}]
+    """
+
+    output_schema: pa.Schema | None = None
+    """The columns it returns, where they shall be known before it has run."""
+
+    @abstractmethod
+    def process(self, key: Row, window: Window, rows: pa.Table) -> Iterable[Row] | pa.Table:
+        """What the window amounts to.
+
+        Args:
+            key: the key columns' values; empty for a stream without keys.
+            window: which window.
+            rows: its rows, by event time and then order of arrival, all columns.
+
+        Returns:
+            Rows as dicts, or a table, without the key and window columns: those come first
+            in each result by themselves.
+        """
+
+
+class RowsAggregate(ListAggregate):
+    """The rows of a window themselves, in time order: the state of a ProcessWindowFunction."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        super().__init__("row")
+        self.schema = schema
+
+    @property
+    def element_fields(self) -> list[pa.Field]:
+        return [*self.schema, pa.field("", pa.int64())]
+
+    @property
+    def result_type(self) -> pa.DataType:
+        return pa.null()
+
+    def elements(self, groups: Groups, rows: Rows) -> tuple[Groups, list[pa.Array]]:
+        columns = [decoded(rows.data.column(name)) for name in self.schema.names]
+        return groups, [*columns, pa.array(rows.times)]
+
+    def keep(self, groups: Groups, columns: list[pa.Array]) -> Ints:
+        kept: Ints = np.lexsort((columns[-1].to_numpy(), groups.codes))
+        return kept
+
+    def finish(self, columns: Sequence[pa.Array]) -> pa.Array:
+        return pa.nulls(len(columns[0]))
+
+
+class AggregateResults:
+    """Rows of results of aggregates.
+
+    Args:
+        fields: key and window columns.
+        aggregates: in the order of their columns.
+    """
+
+    def __init__(self, fields: Sequence[pa.Field], aggregates: Sequence[WindowAggregate]) -> None:
+        self._aggregates = aggregates
+        results = [pa.field(a.name, a.result_type) for a in aggregates]
+        self.schema = pa.schema([*fields, *results])
+
+    def rows(self, head: list[pa.Array], columns: Sequence[pa.Array]) -> pa.RecordBatch:
+        """One row per group.
+
+        Args:
+            head: key and window columns.
+            columns: partial columns of all aggregates, one after another.
+        """
+        arrays, at = list(head), 0
+        for aggregate in self._aggregates:
+            width = len(aggregate.fields)
+            arrays.append(aggregate.finish(columns[at : at + width]))
+            at += width
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+class ProcessResults:
+    """Rows that a user's function makes of the rows of each window.
+
+    Args:
+        fields: key and window columns, the last two of which are the window's.
+        function: what to call.
+        kept: the aggregate that holds the rows.
+        where: who asks, for messages.
+        output: holds the schema of the results.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[pa.Field],
+        function: ProcessWindowFunction,
+        kept: RowsAggregate,
+        where: str,
+        output: OutputSchema,
+    ) -> None:
+        self._fields = list(fields)
+        self._function = function
+        self._kept = kept
+        self._where = where
+        self._output = output
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """The columns of the results, once known."""
+        return self._output.schema
+
+    def rows(self, head: list[pa.Array], columns: Sequence[pa.Array]) -> pa.RecordBatch | None:
+        """The rows of all groups, or None where the function returned none."""
+        names = [field.name for field in self._fields]
+        lengths = list_lengths(columns[0]).tolist()
+        flat = [column.flatten() for column in columns[:-1]]
+        table = pa.Table.from_arrays(flat, schema=self._kept.schema)
+        heads = [column.to_pylist() for column in head]
+        made: list[Row] = []
+        start = 0
+        for i, length in enumerate(lengths):
+            own = {name: values[i] for name, values in zip(names, heads, strict=True)}
+            key = {name: own[name] for name in names[:-2]}
+            window = Window(own[WINDOW_START], own[WINDOW_END])
+            rows = self._call(key, window, table.slice(start, length))
+            made += [{**own, **row} for row in rows]
+            start += length
+        if not made:
+            return None
+        return self._output.from_rows(self._typed(made, head, names))
+
+    def _call(self, key: Row, window: Window, rows: pa.Table) -> list[Mapping[str, Any]]:
+        try:
+            result = self._function.process(key, window, rows)
+            found = result.to_pylist() if isinstance(result, pa.Table) else list(result)
+            for row in found:
+                if not isinstance(row, Mapping):
+                    raise TypeError(f"expected rows as dicts or a pyarrow.Table, got {row!r:.200}")
+                clash = [f.name for f in self._fields if f.name in row]
+                if clash:
+                    raise ValueError(
+                        f"column {clash[0]!r} is added to each result by itself; leave it out"
+                    )
+        except Exception as error:
+            raise UserFunctionError(
+                f"{self._where}: {type(self._function).__name__}.process raised "
+                f"{type(error).__name__}: {error} on key {key!r:.200} in {window}. Fix the "
+                f"function and resume the job."
+            ) from error
+        return found
+
+    def _typed(self, made: list[Row], head: list[pa.Array], names: list[str]) -> list[Row]:
+        """Fix the types of key and window columns before the first rows decide on them."""
+        if self._output.schema is None:
+            own = [pa.field(n, a.type) for n, a in zip(names, head, strict=True)]
+            free = [{k: v for k, v in row.items() if k not in names} for row in made]
+            guess = OutputSchema("process_window")
+            rest = list(guess.from_rows(free).schema) if any(free) else []
+            self._output.schema = pa.schema([*own, *rest])
+        return made
