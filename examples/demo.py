@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
+import logging
 import os
 import secrets
 import shutil
@@ -165,7 +166,7 @@ def run(place: Path) -> tuple[int, int]:
     )
     ray.init(
         address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 << 20,
-        log_to_driver=False, logging_level="ERROR",
+        log_to_driver=False, logging_level=logging.ERROR,
     )  # fmt: skip
     try:
         watch = Watch(env.execute_async(JOB), place / "output")
@@ -218,7 +219,8 @@ def _totals(watch: Watch) -> list[int]:
 def coordinator_pid(_watch: Watch) -> int:
     import ray
 
-    return ray.get(ray.get_actor(f"helios:{JOB}:coordinator", namespace="helios").pid.remote())
+    coordinator = ray.get_actor(f"helios:{JOB}:coordinator", namespace="helios")
+    return int(ray.get(coordinator.pid.remote()))
 
 
 # ----------------------------------------------------------------------------------- the verdict

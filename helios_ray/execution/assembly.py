@@ -40,6 +40,12 @@ class TaskParts:
             state[self.source.uid] = {STATE_NAME: self.source.snapshot()}
         return state
 
+    @property
+    def skipped_rows(self) -> int:
+        """Rows on which a user function failed and was told to go on."""
+        operators = self.chain.operators.values()
+        return sum(o.counters().get("operator.skipped_rows", 0) for o in operators)
+
     def wakeups(self, *, running: bool) -> list[float]:
         """Times at which a part has something to do of itself, while the task runs or at all."""
         times = [self.outputs.next_wakeup()]

@@ -45,6 +45,11 @@ class SinkDriver:
         self.retries = 0
         self.sink.open(context)
 
+    @property
+    def is_transactional(self) -> bool:
+        """Whether the sink takes part in two-phase commit."""
+        return isinstance(self.sink, TransactionalSink)
+
     # -------------------------------------------------------------------------- writing
 
     def write(self, batch: pa.RecordBatch) -> None:

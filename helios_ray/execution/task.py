@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helios_ray.connectors.base import Split, TransactionalSink
+from helios_ray.connectors.base import Split
 from helios_ray.elements import (
     MAX_TIMESTAMP,
     MIN_TIMESTAMP,
@@ -23,8 +23,7 @@ from helios_ray.elements import (
 )
 from helios_ray.execution.actions import Action, SealSnapshot, SendCredit, SendFrame
 from helios_ray.execution.assembly import TaskParts, assemble
-from helios_ray.execution.batching import concatenate as concatenate
-from helios_ray.execution.failures import PERMANENT_ERRORS as PERMANENT_ERRORS
+from helios_ray.execution.batching import concatenate
 from helios_ray.execution.failures import Guard
 from helios_ray.execution.failures import is_permanent as is_permanent
 from helios_ray.execution.outbox import Outbox
@@ -375,14 +374,12 @@ class TaskBody:
     @property
     def skipped_rows(self) -> int:
         """Rows on which a user function failed and was told to go on."""
-        operators = () if self._parts is None else self._parts.chain.operators.values()
-        return sum(o.counters().get("operator.skipped_rows", 0) for o in operators)
+        return 0 if self._parts is None else self._parts.skipped_rows
 
     @property
     def is_transactional(self) -> bool:
         """Whether the task's sink takes part in two-phase commit."""
-        sink = self._sink
-        return sink is not None and isinstance(sink.sink, TransactionalSink)
+        return self._sink is not None and self._sink.is_transactional
 
     def _beat(self) -> None:
         self._heartbeat_at = self._now + self._options.heartbeat_interval

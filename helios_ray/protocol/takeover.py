@@ -92,7 +92,7 @@ class Takeover:
         try:
             chosen = pick_restore(catalog, self._wanted)
         except CheckpointNotFoundError as error:
-            core.finish(JobStatus.FAILED, str(error))
+            core.finish(JobStatus.FAILED, f"{type(error).__name__}: {error}")
             return
         self.restored = None if chosen is None else chosen.checkpoint_id
         self.first_checkpoint_id = first_checkpoint_id(catalog)

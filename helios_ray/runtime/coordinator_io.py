@@ -39,6 +39,9 @@ class CoordinatorStorage:
         self._spec = spec
         self.store = spec.config.storage.open().scoped(spec.plan.job)
         self._catalog = CheckpointCatalog(self.store, Sealer(spec.config.encryption))
+        # These records never change, and a takeover asks for all of them twice.
+        self._epochs: dict[int, EpochRecord] = {}
+        self._restores: dict[int, RestoreRecord] = {}
         self._retention = CheckpointCatalog(self.store, Sealer(spec.config.encryption))
 
     def place_of(self, name: str) -> str:
@@ -68,13 +71,15 @@ class CoordinatorStorage:
         inventory = self._catalog.inventory()
         epochs: list[EpochRecord] = []
         for epoch in inventory.epochs:
-            record = self._catalog.epoch(epoch)
+            record = self._epochs.get(epoch) or self._catalog.epoch(epoch)
             if record is not None:
+                self._epochs[epoch] = record
                 epochs.append(record)
         restores: list[RestoreRecord] = []
         for epoch in inventory.restores:
-            restore = self._catalog.restore(epoch)
+            restore = self._restores.get(epoch) or self._catalog.restore(epoch)
             if restore is not None:
+                self._restores[epoch] = restore
                 restores.append(restore)
         return Catalog(
             epochs=tuple(epochs),

@@ -113,7 +113,7 @@ CRASHES = tuple(
 REQUESTS = tuple(f.name for f in fields(FaultPlan) if f.name.startswith("user_"))
 """What a user may ask for at any moment."""
 
-KINDS = tuple(f.name for f in fields(FaultPlan) if f.name != "until")
+KINDS = (*(f.name for f in fields(FaultPlan) if f.name != "until"), "launch_twice")
 """Every kind of fault."""
 
 

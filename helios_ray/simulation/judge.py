@@ -61,6 +61,7 @@ class Judge:
         self.violations: list[str] = []
         self._trigger_epoch: dict[int, int] = {}
         self._newest_epoch = 0
+        self._owners: dict[int, str] = {}
         self._writing: set[tuple[str, int]] = set()
         self._last_commit: dict[tuple[str, int], int] = {}
         self._world: World | None = None
@@ -86,6 +87,9 @@ class Judge:
         self.world.note(f"durable: {_short(record)}")
         if isinstance(record, EpochRecord):
             self._newest_epoch = max(self._newest_epoch, record.epoch)
+            owner = self._owners.setdefault(record.epoch, record.owner)
+            if owner != record.owner:
+                self.violation(f"epoch {record.epoch} of {owner} is taken by {record.owner}")
         if isinstance(record, Manifest):
             storage = self.world.storage
             missing = sorted(p for p in record.paths if p not in storage.objects)

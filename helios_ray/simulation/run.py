@@ -173,7 +173,12 @@ def _strike_coordinator(world: World, kind: str) -> None:
         world.at(world.rng.uniform(0.5, 30.0), cluster.crash)
     else:
         cluster.crash()
-    world.launch_later(world.rng.uniform(0.05, 2.0))
+    later = world.rng.uniform(0.05, 2.0)
+    world.launch_later(later)
+    if world.rng.random() < 0.3:
+        # Two people, or two machines, start it again at the same moment.
+        world.thrown("launch_twice", cluster.owner)
+        world.launch_later(later + world.rng.uniform(0.0, 0.02))
 
 
 def _schedule_requests(world: World) -> None:

@@ -150,7 +150,7 @@ class World:
                     f"{self.current.coordinator.core.status.value}"
                 )
                 break
-            if not self.launching and all(c.ended for c in self.clusters):
+            if self.current.ended and not self.launching and all(c.ended for c in self.clusters):
                 break
         return self.current.coordinator.core.status
 

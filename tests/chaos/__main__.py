@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import random
+import signal
 import statistics
 import sys
 import time
@@ -38,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     # What the driver logs would only break the lines of progress.
     logging.getLogger("helios_ray").setLevel(logging.ERROR)
     with World(seed, ROWS_PER_SECOND) as world:
+        # Whoever ends the run ends its servers too; Ray has put a handler of its own there.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("chaos: terminated"))
         _say(
             f"chaos: seed {seed}, {options.kills} kills; a checkpoint every "
             f"{world.interval.total_seconds() * 1000:.0f} ms on {world.stored} storage, "
@@ -91,11 +94,7 @@ def _kill(world: World, kills: list[Kill], recoveries: list[Recovery]) -> None:
 
 def _finish(world: World) -> int:
     """Say how many rows there shall have been, wait for the end; return that number."""
-    # Past all that any attempt has read, so that every number below it is asked for once.
-    inputs = world.newest_input() + int(5 * world.rows_per_second)
-    draft = world.limit.with_suffix(".draft")
-    draft.write_text(str(inputs))
-    draft.rename(world.limit)
+    inputs = world.end_input()
     began = time.monotonic()
     result = world.job.wait(END)
     _say(

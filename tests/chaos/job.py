@@ -22,7 +22,7 @@ from helios_ray.checkpoint import (
     EncryptionConfig,
     FileKeyProvider,
 )
-from helios_ray.connectors.base import Exhausted, Poll, Source, Split, SplitReader
+from helios_ray.connectors.base import Exhausted, NotYet, Poll, Source, Split, SplitReader
 from helios_ray.connectors.files import FileSink
 from helios_ray.connectors.generator import DataGenSource
 from helios_ray.connectors.postgres import PostgresSink
@@ -49,20 +49,26 @@ class Numbers:
         }
 
 
-class EndsOnCall(Source):
-    """A generator that goes on until a file says how many rows there shall have been.
+class UpToHorizon(Source):
+    """A generator that reads no further than a file allows, and ends where the file says so.
+
+    Why: how many rows there shall have been is decided during the run, and nobody must have read
+    beyond that.
 
     Args:
         rows: makes the rows.
         rows_per_second: of all subtasks together.
-        limit: the file; once it is there its content never changes.
+        horizon: the file; see :func:`write_horizon`.
     """
 
     concurrent_splits = DataGenSource.concurrent_splits
 
-    def __init__(self, rows: Numbers, rows_per_second: float, limit: Path) -> None:
-        self._generator = DataGenSource(rows, rows_per_second)
-        self._limit = limit
+    def __init__(self, rows: Numbers, rows_per_second: float, horizon: Path) -> None:
+        # Batches of a few rows: one row at a time would measure what a batch costs, on two cores.
+        self._generator = DataGenSource(
+            rows, rows_per_second, batch_interval=timedelta(milliseconds=25)
+        )
+        self._horizon = horizon
 
     @property
     def bounded(self) -> bool:
@@ -75,31 +81,42 @@ class EndsOnCall(Source):
         return self._generator.discover_splits(parallelism)
 
     def open_split(self, split: Split) -> SplitReader:
-        return _Reader(self._generator.open_split(split), split, self._limit)
+        return _Reader(self._generator.open_split(split), split, self._horizon)
 
 
 class _Reader(SplitReader):
-    def __init__(self, inner: SplitReader, split: Split, limit: Path) -> None:
+    def __init__(self, inner: SplitReader, split: Split, horizon: Path) -> None:
         self._inner = inner
         self._residue = int(split.spec["residue"])
         self._modulus = int(split.spec["modulus"])
-        self._file = limit
-        self._rows: int | None = None
+        self._file = horizon
+        self._rows = 0
 
     def poll(self, max_rows: int, now: float) -> Poll:
-        if self._rows is None and self._file.exists():
-            limit = int(self._file.read_text())
-            self._rows = -(-(limit - self._residue) // self._modulus)
-        if self._rows is None:
-            return self._inner.poll(max_rows, now)
-        left = self._rows - int(self._inner.position()["row"])
-        return self._inner.poll(min(max_rows, left), now) if left > 0 else Exhausted()
+        left = self._left()
+        if left <= 0:
+            word, number = self._file.read_text().split()
+            self._rows = -(-(int(number) - self._residue) // self._modulus)
+            left = self._left()
+            if left <= 0:
+                return Exhausted() if word == "end" else NotYet(now + 0.05)
+        return self._inner.poll(min(max_rows, left), now)
+
+    def _left(self) -> int:
+        return self._rows - int(self._inner.position()["row"])
 
     def position(self) -> Any:
         return self._inner.position()
 
     def seek(self, position: Any) -> None:
         self._inner.seek(position)
+
+
+def write_horizon(file: Path, number: int, *, end: bool) -> None:
+    """Let the source read the rows below ``number``; ``end``: there shall be no more."""
+    draft = file.with_suffix(".draft")
+    draft.write_text(f"{'end' if end else 'more'} {number}")
+    draft.rename(file)
 
 
 def add(so_far: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +129,7 @@ def build(
     seed: int,
     rows_per_second: float,
     interval: timedelta,
-    limit: Path,
+    horizon: Path,
     dsn: str,
     output: str,
     output_options: dict[str, Any],
@@ -137,7 +154,7 @@ def build(
         .build()
     )
     totals = (
-        env.from_source(EndsOnCall(Numbers(seed), rows_per_second, limit), uid=SOURCE)
+        env.from_source(UpToHorizon(Numbers(seed), rows_per_second, horizon), uid=SOURCE)
         .key_by("key")
         .reduce(add, uid=TOTALS)
     )

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -25,10 +26,12 @@ from helios_ray.runtime import failpoints
 from helios_ray.runtime.deployment import NAMESPACE, coordinator_name
 from helios_ray.runtime.failpoints import COORDINATOR
 from helios_ray.testing.servers import MotoServer, PostgresServer
-from tests.chaos.job import JOB, TABLE, build
+from tests.chaos.job import JOB, TABLE, build, write_horizon
 
 OUTPUT = "output"
 CHECKPOINTS = "checkpoints"
+AHEAD = 5.0
+"""Seconds of input that the source may be ahead of PostgreSQL."""
 ANSWER = 10.0
 """Seconds that an actor may take to answer a question."""
 
@@ -45,7 +48,9 @@ class World:
         self.directory = Path(tempfile.mkdtemp(prefix="hr-chaos-", dir="/tmp"))
         self.rows_per_second = rows_per_second
         self.failpoints = self.directory / "failpoints"
-        self.limit = self.directory / "limit"
+        self._horizon_file = self.directory / "horizon"
+        self._horizon = 0
+        self._ended = threading.Event()
         self.keys = self.directory / "keys.json"
         self.failpoints.mkdir()
         self.keep = False
@@ -100,7 +105,7 @@ class World:
                 seed=seed,
                 rows_per_second=self.rows_per_second,
                 interval=self.interval,
-                limit=self.limit,
+                horizon=self._horizon_file,
                 dsn=self.postgres.dsn,
                 output=f"s3://{self.bucket}/{OUTPUT}",
                 output_options=self.s3.storage_options,
@@ -109,6 +114,9 @@ class World:
                 keys=self.keys,
             )
         self._reader = psycopg.connect(self.postgres.dsn, autocommit=True)
+        self._raise_horizon(0)
+        self._ahead = threading.Thread(target=self._keep_ahead, name="horizon", daemon=True)
+        self._ahead.start()
         self.job = env.execute_async(JOB)
         self.coordinator = ray.get_actor(coordinator_name(JOB), namespace=NAMESPACE)
 
@@ -151,16 +159,33 @@ class World:
         """How many rows PostgreSQL shows."""
         return int(self._read(f"select count(*) from {TABLE}") or 0)
 
-    def newest_input(self) -> int:
-        """The newest input that has reached PostgreSQL."""
-        return int(self._read(f"select max(n) from {TABLE}") or 0)
-
     def _read(self, query: str) -> Any:
         try:
             row = self._reader.execute(query).fetchone()
         except psycopg.errors.UndefinedTable:
             return None  # the job has not come to its first row
         return None if row is None else row[0]
+
+    # ----------------------------------------------------------------------------- input
+
+    def end_input(self) -> int:
+        """There shall be no more rows than the source may have read; return how many."""
+        self._ended.set()
+        self._ahead.join()
+        write_horizon(self._horizon_file, self._horizon, end=True)
+        return self._horizon
+
+    def _keep_ahead(self) -> None:
+        """Let the source read a few seconds ahead of its output, for as long as it goes on."""
+        with psycopg.connect(self.postgres.dsn, autocommit=True) as connection:
+            while not self._ended.wait(0.5):
+                with contextlib.suppress(psycopg.errors.UndefinedTable):
+                    row = connection.execute(f"select max(n) from {TABLE}").fetchone()
+                    self._raise_horizon(0 if row is None or row[0] is None else row[0])
+
+    def _raise_horizon(self, newest: int) -> None:
+        self._horizon = max(self._horizon, newest + int(AHEAD * self.rows_per_second))
+        write_horizon(self._horizon_file, self._horizon, end=False)
 
     # -------------------------------------------------------------------------- the end
 
@@ -170,6 +195,7 @@ class World:
 
     def close(self) -> None:
         """Stop everything; delete everything, unless a failure is to be looked into."""
+        self._ended.set()
         ray.shutdown()
         self._quiet.close()
         self._log.close()

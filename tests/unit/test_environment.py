@@ -48,7 +48,7 @@ class Runtime:
         self.calls.append({"plan": plan, "config": config, **rest})
         return self
 
-    def wait(self) -> str:
+    def wait(self, *, progress: bool | None = None) -> str:
         return "the result"
 
     @property
@@ -66,7 +66,7 @@ class FakeCollect(FakeSink):
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
     made = Runtime()
-    job = types.ModuleType("helios_ray.runtime.job")
+    job = types.ModuleType("helios_ray.runtime.submit")
     job.submit = made.submit  # type: ignore[attr-defined]
     collect = types.ModuleType("helios_ray.runtime.collect")
     collect.CollectSink = FakeCollect  # type: ignore[attr-defined]
@@ -131,6 +131,20 @@ def test_a_setting_that_cannot_be_is_refused_where_it_is_given(
 ):
     with pytest.raises(ConfigError, match=message):
         getattr(env, setting)(value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"heartbeat_timeout": 10}, r"heartbeat_timeout.* must be given a timedelta"),
+        ({"stall_timeout": timedelta(0)}, r"stall_timeout.* must be longer than zero"),
+    ],
+)
+def test_failure_detection_takes_durations(
+    env: StreamExecutionEnvironment, limits: dict[str, Any], message: str
+):
+    with pytest.raises(ConfigError, match=message):
+        env.with_failure_detection(**limits)
 
 
 def test_build_refuses_settings_that_do_not_fit_together(env: StreamExecutionEnvironment):
@@ -199,6 +213,8 @@ def test_execute_hands_everything_over_and_waits(
     config = CheckpointConfig(storage=CheckpointStorage.local(str(tmp_path)))
     env.with_checkpoint_config(config).with_restart_strategy(NoRestart())
     env.with_buffer_timeout(timedelta(milliseconds=7)).with_ray_options(address="auto")
+    env.with_failure_detection(heartbeat_timeout=timedelta(seconds=3))
+    env.with_failure_detection(stall_timeout=timedelta(seconds=60))
     described(env)
     assert env.execute("routes", allow_unmatched_state=True, progress=False) == "the result"
     call = runtime.call

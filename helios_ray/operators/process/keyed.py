@@ -64,7 +64,7 @@ class KeyedProcessOperator(ProcessOperator):
             function, KeyedProcessFunction, keys,
             schema=schema, side_outputs=side_outputs, on_error=on_error,
         )  # fmt: skip
-        kind: type[KeyedProcessFunction] = type(function) if not isinstance(function, type) else function
+        kind: Any = type(self._template)
         base = KeyedProcessFunction
         self._batched = kind.process_batches is not base.process_batches
         if self._batched == (kind.process_element is not base.process_element):

@@ -18,6 +18,10 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
+_SMALL = 512
+"""Fewer values than this are sorted by comparison."""
+
+
 class Groups:
     """The group of every row.
 
@@ -59,10 +63,16 @@ class Groups:
     def order(self) -> Ints:
         """The rows sorted by group, in their own order within each."""
         if self._order is None:
-            # The stable sort of uint16 is a radix sort.
-            small = self.codes.astype(np.uint16) if self.size <= 65_536 else self.codes
-            self._order = np.argsort(small, kind="stable")
+            self._order = stable_order(self.codes)
         return self._order
+
+    def order_by(self, values: npt.NDArray[Any]) -> Ints:
+        """The rows sorted by group and within each by value, equal ones in their own order."""
+        if len(values) == 0 or (values[1:] >= values[:-1]).all():
+            return self.order
+        by_value = stable_order(values)
+        order: Ints = by_value[stable_order(self.codes[by_value])]
+        return order
 
     def where(self, mask: Mask) -> Groups:
         """The same groups over only the rows of ``mask``."""
@@ -104,6 +114,45 @@ class Groups:
         return found
 
 
+def stable_order(values: npt.NDArray[Any]) -> Ints:
+    """The rows sorted by value, NaN last, equal ones in their own order.
+
+    A radix sort from the low 16 bits up: several times as fast as sorting 64-bit numbers by
+    comparison where those are close together, as codes and event times are.
+
+    Example:
+        >>> stable_order(np.array([2.5, np.nan, -1.0, 2.5])).tolist()
+        [2, 0, 3, 1]
+    """
+    if len(values) < _SMALL:
+        return np.argsort(values, kind="stable")
+    if values.dtype.kind == "f":
+        bits = np.where(values != values, np.nan, values + 0.0).view(np.int64)
+        # Negative floats count down as their bits count up.
+        bits = bits ^ ((bits >> 63) & np.int64(2**63 - 1))
+    else:
+        bits = values.astype(np.int64, copy=False)
+        if values.dtype == np.uint64:
+            bits = bits ^ np.int64(-(2**63))
+    least = bits.min()
+    span = (int(bits.max()) - int(least)).bit_length()
+    places = bits.view(np.uint64) - least.astype(np.uint64)  # modulo 2**64: never overflows
+    order: Ints | None = None
+    for shift in range(0, max(span, 1), 16):
+        # numpy's stable sort of 16-bit numbers is a radix sort.
+        digit = ((places if order is None else places[order]) >> np.uint64(shift)).astype(np.uint16)
+        by_digit = np.argsort(digit, kind="stable")
+        order = by_digit if order is None else order[by_digit]
+    assert order is not None
+    return order
+
+
+def sums(codes: Ints, values: npt.NDArray[Any], size: int) -> npt.NDArray[np.float64]:
+    """The sum of the values of each group, as float64 also where there are no rows at all."""
+    found: npt.NDArray[np.float64] = np.bincount(codes, values, size).astype(np.float64, copy=False)
+    return found
+
+
 def take_or_null(array: pa.Array, rows: Ints) -> pa.Array:
     """The values at ``rows``, null where that is -1."""
     missing = rows < 0
@@ -126,4 +175,4 @@ def ranges(starts: Ints, lengths: Ints) -> Ints:
     return steps
 
 
-__all__ = ["Groups", "Ints", "Mask", "ranges", "take_or_null"]
+__all__ = ["Groups", "Ints", "Mask", "ranges", "stable_order", "sums", "take_or_null"]

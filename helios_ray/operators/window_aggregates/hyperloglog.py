@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from helios_ray.operators.segments import Values
 from helios_ray.operators.window_aggregates.base import Rows
-from helios_ray.operators.window_aggregates.groups import Groups, Ints
+from helios_ray.operators.window_aggregates.groups import Groups, Ints, stable_order
 from helios_ray.operators.window_aggregates.lists import ListAggregate, list_lengths, valid_only
 from helios_ray.state.hashing import UInt64Array, decoded, hash_array
 
@@ -63,7 +63,7 @@ class ApproxDistinctAggregate(ListAggregate):
 
     def keep(self, groups: Groups, columns: list[pa.Array]) -> Ints:
         packed = columns[0].to_numpy(zero_copy_only=False).astype(np.int64)
-        order = np.argsort((groups.codes << np.int64(22)) | packed, kind="stable")
+        order = stable_order((groups.codes << np.int64(22)) | packed)
         place = (groups.codes[order] << np.int64(16)) | (packed[order] >> 6)
         last = np.ones(len(order), np.bool_)  # the greatest rank of a register comes last
         last[:-1] = place[1:] != place[:-1]

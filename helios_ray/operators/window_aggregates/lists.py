@@ -20,7 +20,7 @@ import pyarrow.types as pt
 from helios_ray.operators.segments import Values
 from helios_ray.operators.window_aggregates.base import Rows, WindowAggregate
 from helios_ray.operators.window_aggregates.chosen import sortable
-from helios_ray.operators.window_aggregates.groups import Groups, Ints
+from helios_ray.operators.window_aggregates.groups import Groups, Ints, stable_order
 from helios_ray.state.hashing import decoded, hash_array
 
 
@@ -92,8 +92,7 @@ class CollectAggregate(ListAggregate):
         return valid_only(groups, [value, times])
 
     def keep(self, groups: Groups, columns: list[pa.Array]) -> Ints:
-        kept: Ints = np.lexsort((columns[1].to_numpy(), groups.codes))
-        return kept
+        return groups.order_by(columns[1].to_numpy())
 
     def finish(self, columns: Sequence[pa.Array]) -> pa.Array:
         return columns[0].cast(self.result_type)
@@ -137,7 +136,9 @@ class TopAggregate(ListAggregate):
         return valid_only(groups, [value, by, pa.array(rows.times)])
 
     def keep(self, groups: Groups, columns: list[pa.Array]) -> Ints:
-        order = np.lexsort((columns[2].to_numpy(), descending(columns[1]), groups.codes))
+        by_time = stable_order(columns[2].to_numpy())
+        sooner = Groups(groups.codes[by_time], groups.size)
+        order = by_time[sooner.order_by(descending(columns[1])[by_time])]
         place = np.arange(len(order)) - groups.starts[groups.codes[order]]
         kept: Ints = order[place < self._n]
         return kept
@@ -176,7 +177,12 @@ class DistinctAggregate(ListAggregate):
 
     def keep(self, groups: Groups, columns: list[pa.Array]) -> Ints:
         codes, distinct = value_codes(columns[0])
-        kept: Ints = np.unique(groups.codes * np.int64(distinct) + codes, return_index=True)[1]
+        pairs = groups.codes * np.int64(distinct) + codes
+        order = stable_order(pairs)
+        ordered = pairs[order]
+        fresh = np.ones(len(order), np.bool_)
+        fresh[1:] = ordered[1:] != ordered[:-1]
+        kept: Ints = order[fresh]
         return kept
 
     def finish(self, columns: Sequence[pa.Array]) -> pa.Array:
@@ -198,7 +204,7 @@ def descending(array: pa.Array) -> Values:
     """Numbers that sort a column from its greatest value to its least, NaN last."""
     order = sortable(array)
     if order.dtype.kind == "f":
-        return -order  # NaN sorts last, negated or not
+        return np.where(order != order, order, -order)
     return ~order  # reverses every integer type without overflow
 
 

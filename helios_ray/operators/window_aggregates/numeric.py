@@ -21,7 +21,7 @@ from helios_ray.operators.accumulators import make_accumulator
 from helios_ray.operators.aggregation import Aggregation
 from helios_ray.operators.segments import Values
 from helios_ray.operators.window_aggregates.base import Rows, WindowAggregate
-from helios_ray.operators.window_aggregates.groups import Groups
+from helios_ray.operators.window_aggregates.groups import Groups, sums
 from helios_ray.state.hashing import decoded, values_buffer
 
 
@@ -139,10 +139,9 @@ class VarianceAggregate(WindowAggregate):
         size = groups.size
         total = np.zeros(size, np.int64)
         np.add.at(total, groups.codes, counts)
-        sums = np.bincount(groups.codes, means * counts, size)
-        mean = sums / np.maximum(total, 1)
+        mean = sums(groups.codes, means * counts, size) / np.maximum(total, 1)
         away = means - mean[groups.codes]
-        squares = np.bincount(groups.codes, m2 + counts * away * away, size)
+        squares = sums(groups.codes, m2 + counts * away * away, size)
         return [pa.array(total), pa.array(mean), pa.array(squares)]
 
     def finish(self, columns: Sequence[pa.Array]) -> pa.Array:

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from helios_ray.operators.segments import Values
 from helios_ray.operators.window_aggregates.base import Rows, WindowAggregate
-from helios_ray.operators.window_aggregates.groups import Groups
+from helios_ray.operators.window_aggregates.groups import Groups, sums
 from helios_ray.operators.window_aggregates.lists import as_lists, list_lengths
 from helios_ray.operators.window_aggregates.numeric import valid_floats
 from helios_ray.state.hashing import values_buffer
@@ -83,9 +83,9 @@ class QuantileAggregate(WindowAggregate):
         least: Values,
         greatest: Values,
     ) -> list[pa.Array]:
-        order = np.lexsort((means, groups.codes))
+        order = groups.order_by(means)
         codes, means, weights = groups.codes[order], means[order], weights[order]
-        totals = np.bincount(codes, weights, groups.size)
+        totals = sums(codes, weights, groups.size)
         before = np.cumsum(weights) - weights
         before -= (np.cumsum(totals) - totals)[codes]
         middle = (before + weights / 2) / totals[codes]
@@ -95,10 +95,13 @@ class QuantileAggregate(WindowAggregate):
         fresh[1:] = (codes[1:] != codes[:-1]) | (bucket[1:] != bucket[:-1])
         target = np.cumsum(fresh) - 1
         size = int(fresh.sum())
-        weight = np.bincount(target, weights, size)
+        weight = sums(target, weights, size)
         # Around the bucket's first mean, so that large equal values stay what they are.
         base = means[fresh]
-        mean = base + np.bincount(target, (means - base[target]) * weights, size) / weight
+        with np.errstate(invalid="ignore"):  # of infinities
+            away = np.where(means == base[target], 0.0, means - base[target])
+            mean = base + sums(target, away * weights, size) / weight
+        mean = np.where(np.isnan(mean), base, mean)
         counts = np.bincount(codes[fresh], minlength=groups.size)
         low, high = np.full(ends.size, np.nan), np.full(ends.size, np.nan)
         np.fmin.at(low, ends.codes, least)
@@ -118,7 +121,7 @@ class QuantileAggregate(WindowAggregate):
         if not lengths.any():
             return pa.nulls(size, pa.float64())
         codes = np.repeat(np.arange(size), lengths)
-        totals = np.bincount(codes, weights, size)
+        totals = sums(codes, weights, size)
         middle = np.cumsum(weights) - weights / 2
         middle -= (np.cumsum(totals) - totals)[codes]
         target = self._q * totals
@@ -135,7 +138,10 @@ class QuantileAggregate(WindowAggregate):
         y1 = np.where(below >= lengths, greatest, means[right])
         span = np.where(x1 > x0, x1 - x0, 1.0)
         share = np.clip((target - x0) / span, 0.0, 1.0)
-        result = y0 * (1 - share) + y1 * share
+        with np.errstate(invalid="ignore"):  # of infinities
+            between = y0 * (1 - share) + y1 * share
+        result = np.where(share <= 0.0, y0, np.where(share >= 1.0, y1, between))
+        result = np.where(np.isnan(result), y0, result)
         result = np.clip(result, least, greatest)
         return pa.array(result, mask=lengths == 0)
 

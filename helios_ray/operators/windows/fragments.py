@@ -48,7 +48,7 @@ def chain(slots: Ints, starts: Ints, lasts: Ints, gap: int, width: int) -> Chain
     """
     if len(slots) == 0:
         return Chains(slots, slots, slots, slots)
-    order = _by_slot_and_start(slots, starts, width)
+    order = Groups(slots, width).order_by(starts)
     owners, begin, end = slots[order], starts[order], lasts[order]
     reach = end if starts is lasts else _running_max(owners, end)
     fresh = np.ones(len(order), np.bool_)
@@ -65,14 +65,6 @@ def chain(slots: Ints, starts: Ints, lasts: Ints, gap: int, width: int) -> Chain
     return Chains(
         place[codes], owners[heads][by_first], begin[heads][by_first], reach[tails][by_first]
     )
-
-
-def _by_slot_and_start(slots: Ints, starts: Ints, width: int) -> Ints:
-    if (starts[1:] >= starts[:-1]).all():
-        return Groups(slots, width).order
-    by_start = np.argsort(starts, kind="stable")
-    order: Ints = by_start[Groups(slots[by_start], width).order]
-    return order
 
 
 def _running_max(owners: Ints, values: Ints) -> Ints:

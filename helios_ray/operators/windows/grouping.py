@@ -61,29 +61,33 @@ def group(units: Ints, slots: Ints, width: int) -> Cells:
         cells = group(places, slots, width)
         return Cells(distinct[cells.units], cells.slots, cells.groups)
     if space <= max(_DENSE_ROWS * rows, _DENSE_LEAST):
-        found, first, inverse = _dense(codes, space)
+        found, inverse = _by_table(codes, space)
     else:
         found, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    if span == 1:
         order = np.argsort(first)
-        found = found[order]
-        found_units, found_slots = np.full(len(found), low), found
-    else:
-        order = np.lexsort((first, found // width))
-        found = found[order]
-        found_units, found_slots = np.divmod(found, width)
-        found_units += low
+        found, inverse = found[order], _inverse(order)[inverse]
+    if span == 1:
+        return Cells(np.full(len(found), low), found, Groups(inverse, len(found)))
+    found_units, found_slots = np.divmod(found, width)
+    # The stable sort of small unsigned integers is a radix sort.
+    small = found_units.astype(np.uint16) if span <= 65_536 else found_units
+    order = np.argsort(small, kind="stable")
+    groups = Groups(_inverse(order)[inverse], len(found))
+    return Cells(found_units[order] + low, found_slots[order], groups)
+
+
+def _by_table(codes: Ints, space: int) -> tuple[Ints, Ints]:
+    """The distinct codes in order of appearance, and the place of each row's."""
+    rows = np.arange(len(codes))
+    first = np.empty(space, np.int64)
+    first[codes[::-1]] = rows[::-1]  # of equal codes, the first row stays
+    found = codes[first[codes] == rows]
+    place = first
+    place[found] = np.arange(len(found))
+    return found, place[codes]
+
+
+def _inverse(order: Ints) -> Ints:
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    return Cells(found_units, found_slots, Groups(place[inverse], len(order)))
-
-
-def _dense(codes: Ints, space: int) -> tuple[Ints, Ints, Ints]:
-    """As np.unique with index and inverse, by a table of all possible codes."""
-    rows = len(codes)
-    first = np.full(space, rows)
-    first[codes[::-1]] = np.arange(rows - 1, -1, -1)  # of equal codes, the first row stays
-    found = np.flatnonzero(first < rows)
-    place = np.empty(space, np.int64)
-    place[found] = np.arange(len(found))
-    return found, first[found], place[codes]
+    return place

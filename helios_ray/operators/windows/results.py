@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from helios_ray.errors import UserFunctionError
@@ -90,8 +89,7 @@ class RowsAggregate(ListAggregate):
         return groups, [*columns, pa.array(rows.times)]
 
     def keep(self, groups: Groups, columns: list[pa.Array]) -> Ints:
-        kept: Ints = np.lexsort((columns[-1].to_numpy(), groups.codes))
-        return kept
+        return groups.order_by(columns[-1].to_numpy())
 
     def finish(self, columns: Sequence[pa.Array]) -> pa.Array:
         return pa.nulls(len(columns[0]))

@@ -128,12 +128,17 @@ class RunStore:
             if len(self.runs) - start < FANOUT:
                 return
             merged = self._merge(concat(self.runs[start:]))
-            self.runs[start:] = [merged]
-            self._weights[start:] = [merged.weight]
+            kept = [merged] if len(merged) else []  # it may leave out what nobody needs
+            self.runs[start:] = kept
+            self._weights[start:] = [run.weight for run in kept]
+            self._find_earliest()  # and move rows to later units
 
     def _replace(self, runs: Iterable[Run]) -> None:
         self.runs = [run for run in runs if len(run)]
         self._weights = [run.weight for run in self.runs]
+        self._find_earliest()
+
+    def _find_earliest(self) -> None:
         self.earliest = min((int(run.units[0]) for run in self.runs), default=None)
 
     def between(self, low: int, high: int) -> list[Run]:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from helios_ray.connectors.base import TransactionalSink
-from helios_ray.elements import CheckpointBarrier, StreamElement
+from helios_ray.elements import Batch, CheckpointBarrier, StreamElement
 from helios_ray.execution.outputs import OutputChannel
 from helios_ray.execution.sink import SinkDriver
 from helios_ray.execution.source import SourceDriver
@@ -130,7 +130,10 @@ def snapshot_after_more_rows(original: Original) -> Original:
         source = self._source
         self._broadcast(CheckpointBarrier(checkpoint_id))
         if source is not None and self.phase is TaskPhase.RUNNING:
-            self._read(source)
+            elements, _ = source.poll(self._options.source_rows, self._now + 60.0)
+            for element in elements:
+                if isinstance(element, Batch):
+                    self._process((element,), 0)
         original(self, checkpoint_id)
 
     return take_checkpoint

@@ -98,6 +98,7 @@ class KeyedBackend:
         """The key columns of the batch that ``begin`` was given."""
         self._live_keys = 0
         self._swept_at = MIN_TIMESTAMP
+        self._swept = 0
         self._last_schema: tuple[pa.Schema, tuple[str, ...]] | None = None
 
     # ------------------------------------------------------------------------ declarations
@@ -222,15 +223,22 @@ class KeyedBackend:
         self.flush()
         for state in self._states.values():
             if state.expiring:
-                state.sweep()
+                self._swept += state.sweep()
         self._swept_at = self.scope.now
         self._forget_keys()
 
     def _forget_keys(self) -> None:
-        """Renumber the keys once half of them have neither state nor timers."""
+        """Renumber the keys once half of them have neither state nor timers.
+
+        Whether that is so is looked at when the keys have doubled or many cells have expired.
+        """
         index = self.scope.index
-        if index is None or len(index) <= 2 * self._live_keys + _SPARE_KEYS:
+        if index is None or (
+            len(index) <= 2 * self._live_keys + _SPARE_KEYS
+            and self._swept <= self._live_keys // 2 + _SPARE_KEYS
+        ):
             return
+        self._swept = 0
         mask = np.zeros(len(index), np.bool_)
         for state in self._states.values():
             state.occupy(mask)

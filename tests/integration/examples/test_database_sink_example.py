@@ -25,7 +25,7 @@ def run(dsn: str, place: Path) -> subprocess.CompletedProcess[str]:
         cwd=place,  # .helios/checkpoints is made here
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=140,
         check=False,
     )
 

@@ -53,7 +53,7 @@ def stopped(flow: Flow, *ids: int) -> int:
     return result.report.committed
 
 
-def refuses(flow: Flow, error: type[HeliosError], match: str, **arguments: object) -> None:
+def expect_refusal(flow: Flow, error: type[HeliosError], match: str, **arguments: object) -> None:
     """The job does not run, says why, and writes nothing."""
     before = flow.ids()
     with pytest.raises(error, match=match):
@@ -106,7 +106,9 @@ def test_a_job_starts_from_the_checkpoint_it_is_told_or_from_nothing(
     path = job.trigger_checkpoint().path
     job.stop(WAIT)
 
-    refuses(flow, CheckpointNotFoundError, "no checkpoint 4711.*Pass one of those", restore=4711)
+    expect_refusal(
+        flow, CheckpointNotFoundError, "no checkpoint 4711.*Pass one of those", restore=4711
+    )
 
     job = flow.start(restore=path)
     assert flow.settled(job) == once(range(20)), "nothing was new"
@@ -130,7 +132,9 @@ def test_state_whose_operator_is_gone_is_refused_unless_it_may_be_dropped(
         return count_per_event(events).uid("tally")
 
     other = replace(flow, transform=renamed)
-    refuses(other, StateMismatchError, r"\['count'\].*the job has \['sink', 'source', 'tally'\]")
+    expect_refusal(
+        other, StateMismatchError, r"\['count'\].*the job has \['sink', 'source', 'tally'\]"
+    )
 
     job = other.start(allow_unmatched_state=True)
     flow.emit(*range(20))
@@ -144,7 +148,7 @@ def test_another_number_of_key_groups_is_refused(name: str, tmp_path: Path) -> N
     flow = Flow.of(name, tmp_path, transform=count_per_event)
     stopped(flow, *range(10))
     other = replace(flow, options={"with_max_parallelism": {"max_parallelism": 64}})
-    refuses(other, StateMismatchError, "128 key groups, the job asks for 64")
+    expect_refusal(other, StateMismatchError, "128 key groups, the job asks for 64")
 
 
 def test_a_missing_and_a_wrong_key_are_told_apart(name: str, tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def test_a_missing_and_a_wrong_key_are_told_apart(name: str, tmp_path: Path) -> 
         keys = EncryptionConfig(key_provider=FileKeyProvider(path))
         return replace(flow, config=replace(flow.config, encryption=keys))
 
-    refuses(with_keys(tmp_path / "others.json"), KeyNotFoundError, "others.json")
+    expect_refusal(with_keys(tmp_path / "others.json"), KeyNotFoundError, "others.json")
 
     forged = tmp_path / "forged.json"
     ring = FileKeyProvider(tmp_path / "keys.json")
@@ -166,7 +170,7 @@ def test_a_missing_and_a_wrong_key_are_told_apart(name: str, tmp_path: Path) -> 
         text = text.replace(secret, base64.b64encode(secrets.token_bytes(32)).decode())
     forged.write_text(text)
     forged.chmod(0o600)
-    refuses(with_keys(forged), WrongKeyError, "key")
+    expect_refusal(with_keys(forged), WrongKeyError, "key")
 
     job = flow.start()
     flow.emit(*range(10, 20))
@@ -189,7 +193,7 @@ def test_a_job_never_falls_back_behind_a_tampered_checkpoint(
         damaged = max(root.glob("state/*/count/0/*"))
     sound = damaged.read_bytes()
     damaged.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-    refuses(flow, TamperedObjectError, damaged.name)
+    expect_refusal(flow, TamperedObjectError, damaged.name)
 
     damaged.write_bytes(sound)
     job = flow.start()
@@ -204,15 +208,16 @@ def test_storage_that_is_not_there_is_found_when_the_job_is_submitted(
 ) -> None:
     flow = Flow.of(name, tmp_path)
     nobody = CheckpointStorage.S3(
-        bucket="checkpoints", prefix="", region="us-east-1", endpoint_url="http://127.0.0.1:9"
+        bucket="checkpoints", endpoint_url="http://127.0.0.1:9", key="a", secret="b"
     )
     with pytest.raises(StorageUnreachableError, match=r"127\.0\.0\.1:9"):
         replace(flow, config=replace(flow.config, storage=nobody)).start()
     no_bucket = CheckpointStorage.S3(
         bucket="no-such-bucket",
-        prefix="jobs",
-        region="us-east-1",
-        **moto_server.storage_arguments(),
+        region=moto_server.region,
+        endpoint_url=moto_server.endpoint_url,
+        key=moto_server.access_key,
+        secret=moto_server.secret_key,
     )
     with pytest.raises(StorageNotFoundError, match="no-such-bucket"):
         replace(flow, config=replace(flow.config, storage=no_bucket)).start()
