@@ -29,7 +29,7 @@ May import: nothing.
     │   ├── KeyNotFoundError             the encryption key named by an object is missing
     │   ├── WrongKeyError                the key is there and does not fit
     │   ├── TamperedObjectError          authentication failed: changed, swapped or replayed
-    │   ├── TruncatedObjectError         an object ends before its last chunk
+    │   │   └── TruncatedObjectError     an object ends before its last chunk
     │   ├── UnknownFormatError           written by a version this one cannot read
     │   ├── CheckpointTimeoutError       a checkpoint outlasted CheckpointConfig.timeout
     │   ├── CheckpointNotFoundError      nothing to restore from

@@ -51,7 +51,7 @@ from helios_ray.runtime.deployment import (
 )
 from helios_ray.runtime.metrics import MetricsExporter
 from helios_ray.runtime.reports import CheckpointReport, JobReport, TaskMetrics
-from helios_ray.runtime.task_actor import task_actor_class, warm_up
+from helios_ray.runtime.task_actor import task_actor_class
 
 logger = logging.getLogger("helios_ray.coordinator")
 
@@ -196,8 +196,6 @@ class CoordinatorActor:
                 level = logging.WARNING if reason else logging.INFO
                 logger.log(level, "job %s: %s %s", self._spec.plan.job, status.value, reason)
                 self._exporter.status(status, self._core.restarts)
-                if status is i.JobStatus.RUNNING:
-                    ray.remote(num_cpus=0, max_retries=0)(warm_up).remote(self._spec.plan)
             case _:
                 self._pool.submit(self._ask_storage, instruction)
 

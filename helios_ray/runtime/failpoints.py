@@ -17,13 +17,13 @@ dies. Without the variable the actors hold no failpoints at all, and nothing is 
     after-snapshot  its state is uploaded, nobody knows    -
     after-ack       its acknowledgement has arrived        all acknowledged, no manifest yet
     after-manifest  told to commit, before it does         the manifest is durable, nobody told
-    mid-commit      it has committed, nobody knows         a sink was told or has committed,
-                                                           others not
+    mid-commit      it has committed, nobody knows         a sink was told, or has committed,
+                                                           the rest perhaps not
     before-marker   the coordinator knows of its commit    all have committed, no marker yet
     restoring       its state is loaded, not taken up      the epoch is claimed, the manifest
                                                            not yet read
-    commit-replay   it has settled what earlier epochs     one sink has settled, others have
-                    left, nobody knows                     not, or not said so
+    commit-replay   it has settled what earlier epochs     a sink was told to settle, or has
+                    left, nobody knows                     settled, the rest perhaps not
 
 May import: elements, identifiers, protocol, records.
 """

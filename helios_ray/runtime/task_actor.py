@@ -24,7 +24,6 @@ from helios_ray.errors import CheckpointError, StorageError
 from helios_ray.execution.actions import Action, SealSnapshot, SendCredit, SendFrame, Tell
 from helios_ray.execution.task import TaskBody
 from helios_ray.identifiers import ChannelId, TaskId
-from helios_ray.plan.physical import PhysicalPlan
 from helios_ray.protocol.messages import (
     FailureKind,
     Heartbeat,
@@ -288,16 +287,3 @@ def task_actor_class() -> Any:
         "enable_task_events": False,
     }
     return ray.remote(**options)(plain)
-
-
-def warm_up(plan: PhysicalPlan) -> None:
-    """What a task's process does before its first row, done ahead of time.
-
-    Run as a Ray task, it leaves a worker behind that is idle and has all modules in memory, the
-    job's own included: they come with ``plan``. Ray gives such a worker to the next actor that
-    needs one, so the replacement of a task that died need not wait for a new process.
-    """
-    for chain in plan.chains:
-        if chain.sink is not None:
-            chain.sink.factory()
-    import pyarrow.compute  # noqa: F401

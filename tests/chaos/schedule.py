@@ -104,7 +104,9 @@ def _at_step(dice: random.Random, step: str, side: str) -> list[Kill]:
         kill = Kill(victim=dice.choice(TASK_VICTIMS[step]), step=step, skip=dice.randrange(4))
     if step not in WHILE_RECOVERING:
         return [kill]
-    # A recovery passes these a few times only.
-    limit = 1 if step == "restoring" and kill.victim == COORDINATOR else 2
+    # A recovery passes these a few times only: once for each subtask that restores, once for
+    # each sink that settles, and a sink does so through one of its subtasks.
+    passes = {(True, "restoring"): 1, (True, "commit-replay"): 4, (False, "restoring"): 2}
+    limit = passes.get((kill.victim == COORDINATOR, step), 1)
     kill = Kill(victim=kill.victim, step=step, skip=kill.skip % limit)
     return [_random(dice, dice.choice((*ROLES, COORDINATOR)), opens=True), kill]

@@ -11,9 +11,8 @@ import pyarrow as pa
 
 from helios_ray.elements import Batch
 from helios_ray.errors import ConfigError, PlanError
-from helios_ray.operators.process.driver import ProcessOperator
+from helios_ray.operators.process.driver import ProcessOperator, rows_of
 from helios_ray.operators.process.function import BroadcastProcessFunction, CoProcessFunction
-from helios_ray.operators.rows import to_rows
 from helios_ray.operators.user_functions import OnError
 from helios_ray.state.hashing import check_keys, logical_type
 
@@ -95,7 +94,7 @@ class CoProcessOperator(ProcessOperator):
             return []
         slots = self.backend.begin(batch.data, self._columns[input_index], batch.origin)
         methods = self.function.process_element1, self.function.process_element2
-        self._call_rows(methods[input_index], to_rows(batch.data), slots, batch)
+        self._call_rows(methods[input_index], rows_of(batch.data), slots, batch)
         return self._finish(batch)
 
 
@@ -156,7 +155,7 @@ class BroadcastProcessOperator(ProcessOperator):
     def process_batch(self, batch: Batch, input_index: int = 0) -> list[Batch]:
         if batch.data.num_rows == 0:
             return []
-        rows = to_rows(batch.data)
+        rows = rows_of(batch.data)
         if input_index == 1:
             self._broadcast(batch, rows)
         else:

@@ -19,7 +19,7 @@ from helios_ray.elements import Batch
 from helios_ray.errors import ConfigError
 from helios_ray.operators.base import OperatorContext
 from helios_ray.operators.process.context import BatchContext
-from helios_ray.operators.process.driver import ProcessOperator
+from helios_ray.operators.process.driver import ProcessOperator, rows_of
 from helios_ray.operators.process.function import KeyedProcessFunction
 from helios_ray.operators.rows import to_rows
 from helios_ray.operators.segments import Segments
@@ -90,7 +90,7 @@ class KeyedProcessOperator(ProcessOperator):
         if self._batched:
             self._call_table(batch, Segments(slots))
         else:
-            self._call_rows(self.function.process_element, to_rows(data), slots, batch)
+            self._call_rows(self.function.process_element, rows_of(data), slots, batch)
         return self._finish(batch)
 
     def _call_table(self, batch: Batch, segments: Segments) -> None:

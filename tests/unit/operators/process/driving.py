@@ -119,8 +119,8 @@ def share_out(snapshots: Sequence[Any], parallelism: int) -> list[dict[str, Stat
             table = whole
             if stored[0].kind is StateKind.KEYED:
                 own = key_group_range(subtask, parallelism, MAX_PARALLELISM)
-                groups = whole["key_group"].to_pylist()
-                table = whole.filter(pa.array([g in own for g in groups], pa.bool_()))
+                groups = whole["key_group"].to_numpy()
+                table = whole.filter(pa.array((groups >= own.start) & (groups < own.stop)))
             elif stored[0].kind is StateKind.SPLIT:
                 table = whole.take(pa.array(range(subtask, whole.num_rows, parallelism)))
             elif stored[0].kind is StateKind.BROADCAST:

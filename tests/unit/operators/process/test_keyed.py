@@ -90,7 +90,7 @@ def busy_timer(world: Expected, domain: str, timestamp: int, k: str) -> None:
     world.out.append({"k": k, "what": f"{domain} {state['last']}", "at": timestamp})
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(EVENTS, CUTS)
 def test_any_cut_and_any_restart_gives_the_rows_of_one_plain_run(
     events: list[Any], cuts: list[str]
@@ -126,7 +126,7 @@ class Sums(KeyedProcessFunction):
         return {"k": table["k"], "what": labels, "at": running}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(EVENTS, CUTS)
 def test_columns_of_state_are_the_values_of_the_keys(events: list[Any], cuts: list[str]) -> None:
     totals: dict[str, int] = {}

@@ -84,7 +84,8 @@ def compare(make: Any, model: Any, story: list[tuple[str, Any]], *, tight: bool)
                 now += 10
                 came = subtasks.tick(now)
                 expected = model.tick() if hasattr(model, "tick") and ticking(subtasks) else []
-            assert sorted(results(came, rows)) == sorted(expected), (kind, what)
+            said = sorted(results(came, rows))
+            assert said == sorted(expected), (kind, what)
         assert sorted(subtasks.late) == sorted(model.late if hasattr(model, "late") else [])
         assert subtasks.late_rows == len(subtasks.late)
         for operator in subtasks.operators:
@@ -237,7 +238,8 @@ def test_after_rescaling_no_key_group_forgets_how_far_its_former_owner_had_come(
                     expected += model.advance(what - lags[subtasks.owner(key) % 2])
             else:
                 came = subtasks.rescale(what)
-            assert sorted(results(came, rows)) == sorted(expected), (kind, what)
+            said = sorted(results(came, rows))
+            assert said == sorted(expected), (kind, what)
         assert sorted(subtasks.late) == sorted(i for m in models.values() for i in m.late)
 
 

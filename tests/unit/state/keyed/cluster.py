@@ -79,10 +79,10 @@ class Cluster:
         self._start(parallelism)
         for name in {name for snapshot in snapshots for name in snapshot}:
             whole = pa.concat_tables([s[name] for s in snapshots if name in s])
-            groups = whole["key_group"].to_pylist()
+            groups = whole["key_group"].to_numpy()
             for subtask, backend in enumerate(self.backends):
                 own = key_group_range(subtask, parallelism, MAX_PARALLELISM)
-                mine = whole.filter(pa.array([g in own for g in groups], pa.bool_()))
+                mine = whole.filter(pa.array((groups >= own.start) & (groups < own.stop)))
                 backend.restore({name: mine})
         self._tell_time()
 

@@ -89,8 +89,5 @@ def test_declarations_are_checked_where_they_are_written() -> None:
         StateTtl(duration=timedelta(0))
     with pytest.raises(ConfigError, match="refresh must be 'write' or 'read', got 'often'"):
         StateTtl(duration=timedelta(1), refresh="often")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="expected int64, got 'x'"):
-        try:
-            KeyedBackend("p", ["k"]).declare(ValueState(pa.int64(), default="x", name="n"))
-        except DataError as error:
-            raise ConfigError(str(error)) from error
+    with pytest.raises(DataError, match=r"the default of state 'n'.*expected int64, got 'x'"):
+        KeyedBackend("p", ["k"]).declare(ValueState(pa.int64(), default="x", name="n"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helios_ray.state.keyed.columns import cell_column
@@ -40,6 +40,7 @@ FITTING: list[tuple[pa.DataType, Any]] = [
 
 
 @pytest.mark.parametrize(("kind", "values"), FITTING, ids=[str(kind) for kind, _ in FITTING])
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_a_value_that_fits_survives_arrow_unchanged(
     kind: pa.DataType, values: Any, data: st.DataObject
@@ -76,7 +77,7 @@ def test_numbers_of_numpy_fit_and_others_do_not() -> None:
         (pa.list_(pa.int64(), 2), [1]),
         (pa.decimal128(4, 2), Decimal("1.234")),
     ]:
-        with pytest.raises(ValueError, match="expected .* got "):
+        with pytest.raises(ValueError, match=r"expected .* got "):
             fitter(kind)(value)
 
 
@@ -85,6 +86,7 @@ def test_a_map_has_one_nan() -> None:
     assert len({fit(float("nan")), fit(np.float64("nan")), math.nan}) == 1
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.text("ab", max_size=3)), max_size=60))
 def test_a_frozen_column_does_not_change(writes: list[tuple[int, str]]) -> None:
     column, model, frozen = cell_column(pa.string()), {}, []

@@ -175,6 +175,6 @@ def machine(kind: str, ttl: StateTtl | None) -> type[RuleBasedStateMachine]:
 def test_state_is_a_dict_with_deadlines(kind: str, ttl: StateTtl | None) -> None:
     ran = run_state_machine_as_test(
         machine(kind, ttl),
-        settings=settings(max_examples=12, stateful_step_count=20, deadline=None),
+        settings=settings(max_examples=10, stateful_step_count=15, deadline=None),
     )
     assert ran is None

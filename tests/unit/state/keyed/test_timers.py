@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helios_ray.state.keyed.timers import TimerQueue
@@ -14,6 +14,7 @@ STEPS = st.one_of(
 )
 
 
+@settings(max_examples=80, deadline=None)
 @given(st.lists(STEPS, max_size=60))
 def test_a_queue_is_a_sorted_list_of_distinct_timers(steps: list[tuple[str, int, int]]) -> None:
     timers = TimerQueue()
