@@ -5,7 +5,7 @@ a trailing underscore keeps Python's own ``sum``, ``min`` and ``max`` usable bes
 
 Running aggregates and windows know ``count, sum_, min_, max_, mean``; windows know all. Nulls
 do not count for any of them. Where rows have an order it is that of their event times, and of
-their arrival where those are equal.
+their arrival where those are equal (in sessions, whose parts meet in any order, of neither).
 
 May import: operators.
 """

@@ -81,9 +81,7 @@ class WatermarkStrategy:
         return cls(column=column)
 
     @classmethod
-    def bounded_out_of_orderness(
-        cls, column: str, delay: timedelta
-    ) -> WatermarkStrategy:
+    def bounded_out_of_orderness(cls, column: str, delay: timedelta) -> WatermarkStrategy:
         """Rows may come up to ``delay`` later than rows with greater event times."""
         return cls(column=column, out_of_orderness=delay // MICROSECOND)
 
@@ -124,9 +122,7 @@ class WatermarkGenerator:
         """Take note of the event times of a batch; nulls are ignored."""
         if data.num_rows == 0:
             return
-        column = event_time_us(
-            data.column(self._strategy.column), self._strategy.column
-        )
+        column = event_time_us(data.column(self._strategy.column), self._strategy.column)
         greatest = pc.max(column).as_py()
         if greatest is not None and greatest > self._greatest:
             self._greatest = greatest

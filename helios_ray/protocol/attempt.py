@@ -35,6 +35,10 @@ from helios_ray.records import CommittedMarker, Manifest, Record
 if TYPE_CHECKING:
     from helios_ray.protocol.coordinator import CoordinatorCore
 
+MOST_UNCOMMITTED = 8
+"""Complete checkpoints whose commits may be outstanding before triggering pauses: while a sink
+cannot commit, neither manifests nor prepared transactions pile up without end."""
+
 
 class Attempt:
     """What the coordinator remembers while an epoch processes.
@@ -79,7 +83,9 @@ class Attempt:
         """Times at which ``tick`` has something to do."""
         timeout = self._core.rules.checkpoints.timeout
         times = [p.started + timeout for p in self.pending.values()]
-        due = None if self._last or not self._started else self._scheduler.next_due()
+        due = None
+        if self._started and not self._last and not self._behind:
+            due = self._scheduler.next_due()
         return times if due is None else [*times, due]
 
     # ----------------------------------------------------------------------- triggering
@@ -133,7 +139,7 @@ class Attempt:
         last = self._last
         if last and self._unsettled:
             return  # the last checkpoint waits for those under way
-        if not self._scheduler.due(core.now, ignore_pause=last):
+        if self._behind or not self._scheduler.due(core.now, ignore_pause=last):
             return
         pending = self._scheduler.begin(
             core.shape.tasks,
@@ -146,6 +152,11 @@ class Attempt:
         for task in core.shape.tasks:
             if task in core.shape.sources or task in self._finished:
                 self._trigger_task(task, pending)
+
+    @property
+    def _behind(self) -> bool:
+        """Whether commits lag so far that another checkpoint would only lengthen the queue."""
+        return len(self._rounds) >= MOST_UNCOMMITTED
 
     @property
     def _unsettled(self) -> bool:
@@ -284,6 +295,7 @@ class Attempt:
         )
         if round_ is None:
             return  # the restored checkpoint: it ends nothing
+        core.backoff.on_progress()
         if manifest.final or checkpoint_id == self._stop_id:
             self._sweep(JobStatus.FINISHED if manifest.final else JobStatus.STOPPED)
         else:

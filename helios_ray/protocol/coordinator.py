@@ -80,7 +80,7 @@ class CoordinatorCore:
         self.stopping = False
         self._takeover = Takeover(self, restore)
         self._jitter = jitter
-        self._restart = rules.restart.begin()
+        self.backoff = rules.restart.begin()
         self._requests = StorageRequests(attempts=rules.storage_attempts)
         self._tasks = Deployment(shape.tasks, rules)
         self._resend_at = 0.0
@@ -309,7 +309,7 @@ class CoordinatorCore:
             return
         delay = None
         if kind is not FailureKind.PERMANENT:
-            delay = self._restart.on_failure(self.now, self._jitter())
+            delay = self.backoff.on_failure(self.now, self._jitter())
         if delay is None:
             self._end(JobStatus.FAILED, reason)
             return

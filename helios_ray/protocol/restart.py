@@ -36,6 +36,9 @@ class RestartState(ABC):
             jitter: random number in [0, 1).
         """
 
+    def on_progress(self) -> None:
+        """A checkpoint was committed: whatever failed before has been got over."""
+
 
 class RestartStrategy(ABC):
     """How a job answers failures."""
@@ -100,6 +103,9 @@ class _FixedDelayState(RestartState):
 class ExponentialBackoff(RestartStrategy):
     """Waits longer after each failure, and starts over after a quiet time.
 
+    The wait, though not the count, also starts over when a checkpoint was committed since the
+    last failure.
+
     Args:
         initial: wait after the first failure.
         maximum: longest wait.
@@ -145,19 +151,27 @@ class _ExponentialBackoffState(RestartState):
     def __init__(self, strategy: ExponentialBackoff) -> None:
         self._strategy = strategy
         self._failures = 0
+        self._without_progress = 0
         self._last: float | None = None
+
+    def on_progress(self) -> None:
+        # The wait starts over; the count does not: a job that fails at one record for ever
+        # may commit a checkpoint before it each time.
+        self._without_progress = 0
 
     def on_failure(self, now: float, jitter: float) -> float | None:
         strategy = self._strategy
         if self._last is not None and now - self._last > strategy.reset_after.total_seconds():
             self._failures = 0
+            self._without_progress = 0
         self._last = now
         self._failures += 1
+        self._without_progress += 1
         if strategy.attempts is not None and self._failures > strategy.attempts:
             return None
         longest = strategy.maximum.total_seconds()
         wait = strategy.initial.total_seconds()
-        for _ in range(self._failures - 1):
+        for _ in range(self._without_progress - 1):
             wait = min(longest, wait * strategy.multiplier)
         return wait * (1 - strategy.jitter * jitter)
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from helios_ray.protocol import instructions as i
+from helios_ray.protocol.attempt import MOST_UNCOMMITTED
 from helios_ray.protocol.instructions import JobStatus
 from helios_ray.protocol.messages import (
     AbortCheckpoint,
@@ -214,6 +215,21 @@ def test_no_more_than_max_concurrent_are_under_way() -> None:
     desk.commit(1)
     desk.settle()
     assert triggered(desk) == [1, 2, 3]
+
+
+def test_triggering_pauses_while_commits_lag_far_behind_and_goes_on_when_they_do() -> None:
+    desk = Desk(rules(max_concurrent=1)).run()
+    for checkpoint_id in range(1, MOST_UNCOMMITTED + 1):
+        desk.tell(i.CheckpointRequested())
+        desk.acknowledge(checkpoint_id)
+        desk.settle()
+    desk.tell(i.CheckpointRequested())
+    newest = max(m.checkpoint_id for _, m in desk.sent(TriggerCheckpoint))
+    assert newest == MOST_UNCOMMITTED
+    desk.commit(1)
+    desk.settle()
+    newest = max(m.checkpoint_id for _, m in desk.sent(TriggerCheckpoint))
+    assert newest == MOST_UNCOMMITTED + 1
 
 
 def test_no_checkpoint_before_every_task_runs() -> None:

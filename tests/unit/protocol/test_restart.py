@@ -44,6 +44,16 @@ def test_backoff_doubles_up_to_its_maximum_and_starts_over_after_a_quiet_time() 
     assert waits(strategy, [0.0], jitter=1.0) == [0.5]
 
 
+def test_the_wait_but_not_the_count_starts_over_once_a_checkpoint_was_committed() -> None:
+    strategy = ExponentialBackoff(initial=timedelta(seconds=1), jitter=0.0, attempts=4)
+    state = strategy.begin()
+    assert [state.on_failure(0.0, 0.0), state.on_failure(1.0, 0.0)] == [1.0, 2.0]
+    state.on_progress()
+    assert [state.on_failure(2.0, 0.0), state.on_failure(3.0, 0.0)] == [1.0, 2.0]
+    state.on_progress()
+    assert state.on_failure(4.0, 0.0) is None
+
+
 def test_backoff_gives_up_after_so_many_failures_in_a_row() -> None:
     strategy = ExponentialBackoff(attempts=2, reset_after=timedelta(seconds=60))
     assert waits(strategy, [0.0, 1.0, 2.0])[-1] is None

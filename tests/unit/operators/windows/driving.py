@@ -115,8 +115,11 @@ class Subtasks:
         return [batch for batch in out if batch.tag is None]
 
 
-def results(batches: Sequence[Batch], rows: dict[int, Row]) -> list[Result]:
-    """What was emitted, checked against the rows that each window says it holds."""
+def results(batches: Sequence[Batch], rows: dict[int, Row], *, ties: bool = True) -> list[Result]:
+    """What was emitted, checked against the rows that each window says it holds.
+
+    ``ties``: rows of equal event times are promised to stand in their order of arrival.
+    """
     found = []
     for batch in batches:
         for row in batch.data.to_pylist():
@@ -127,6 +130,10 @@ def results(batches: Sequence[Batch], rows: dict[int, Row]) -> list[Result]:
             assert row["top"] == max(values, default=None)
             assert row["first"] == ids[0]
             assert row["last"] == ids[-1]
+            times = [rows[i]["ts"] for i in ids]
+            assert times == sorted(times)
+            if not ties:
+                ids = sorted(ids, key=lambda i: (rows[i]["ts"], i))
             found.append((row["k"], micros(row["window_start"]), micros(row["window_end"]), ids))
     return [(k, s, e, tuple(ids)) for k, s, e, ids in found]
 
