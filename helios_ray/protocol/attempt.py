@@ -230,6 +230,8 @@ class Attempt:
         self._durable.append(record)
         for older in self._scheduler.completed(record.checkpoint_id, self._core.now):
             self._abandon(older, "subsumed by a later checkpoint")
+        # What they had prepared is part of this one.
+        self._core.requests.withdraw_manifests(record.checkpoint_id)
         self._check_ownership()
 
     def _check_ownership(self) -> None:
@@ -249,6 +251,7 @@ class Attempt:
         ready, self._checked = self._checked, []
         for manifest in ready:
             self._manifests[manifest.checkpoint_id] = manifest
+            self._scheduler.confirmed(manifest.checkpoint_id)
             core.emit(
                 i.ReportCheckpoint(
                     manifest.checkpoint_id, "completed", manifest.duration, manifest.state_size
@@ -256,6 +259,7 @@ class Attempt:
             )
             self._begin_commit(manifest)
         self._check_ownership()
+        self._trigger_if_due()
 
     def _begin_commit(self, manifest: Manifest) -> None:
         core = self._core

@@ -42,7 +42,7 @@ class CheckpointRules:
 
         The next epoch starts beyond, so an id is never used twice though no record of it may
         exist. Enough for all that can be under way or fail before the attempt is given up:
-        while the last durable one was under way, up to ``max_concurrent - 1`` older ones may
+        while the last complete one was under way, up to ``max_concurrent - 1`` older ones may
         have completed, and each time the count of failures in a row began anew.
         """
         return (self.tolerable_failures + 1) * (self.max_concurrent + 1)
@@ -90,7 +90,8 @@ class CheckpointScheduler:
     def __init__(self, rules: CheckpointRules, first_id: int, now: float) -> None:
         self._rules = rules
         self._next_id = first_id
-        self._last_durable = first_id - 1
+        self._last_confirmed = first_id - 1
+        self._unconfirmed: set[int] = set()
         self._last_trigger = now
         self._last_end = now - rules.min_pause
         self._requested = False
@@ -104,8 +105,12 @@ class CheckpointScheduler:
 
     @property
     def _spent(self) -> bool:
-        """No id is left that the epoch's record allows; a completed checkpoint allows more."""
-        return self._next_id > self._last_durable + self._rules.headroom
+        """No id is left that the epoch's record allows.
+
+        Counted from the last checkpoint that a successor is sure to see: one after whose
+        manifest was durable this epoch was still the newest.
+        """
+        return self._next_id > self._last_confirmed + self._rules.headroom
 
     def request(self) -> int:
         """Somebody asked for a checkpoint now; return the id it will have."""
@@ -148,7 +153,7 @@ class CheckpointScheduler:
     def completed(self, checkpoint_id: int, now: float) -> list[int]:
         """A manifest is durable. Return older pending ids that it makes pointless."""
         self.pending.pop(checkpoint_id, None)
-        self._last_durable = max(checkpoint_id, self._last_durable)
+        self._unconfirmed.add(checkpoint_id)
         self._last_end = now
         self.failures_in_a_row = 0
         subsumed = sorted(n for n in self.pending if n < checkpoint_id)
@@ -156,13 +161,18 @@ class CheckpointScheduler:
             del self.pending[n]
         return subsumed
 
+    def confirmed(self, checkpoint_id: int) -> None:
+        """This epoch was still the newest when the manifest was durable."""
+        self._last_confirmed = max(checkpoint_id, self._last_confirmed)
+        self._unconfirmed.discard(checkpoint_id)
+
     def failed(self, checkpoint_id: int, now: float) -> bool:
         """A checkpoint failed; True if that was one too many: the attempt is over."""
         if self.pending.pop(checkpoint_id, None) is None:
             return False
         self._last_end = now
         self.failures_in_a_row += 1
-        if self._spent and not self.pending:
+        if self._spent and not self.pending and not self._unconfirmed:
             return True
         return self.failures_in_a_row > self._rules.tolerable_failures
 

@@ -81,7 +81,7 @@ class CoordinatorCore:
         self._takeover = Takeover(self, restore)
         self._jitter = jitter
         self.backoff = rules.restart.begin()
-        self._requests = StorageRequests(attempts=rules.storage_attempts)
+        self.requests = StorageRequests(attempts=rules.storage_attempts)
         self._tasks = Deployment(shape.tasks, rules)
         self._resend_at = 0.0
         self._restart_at: float | None = None
@@ -108,7 +108,7 @@ class CoordinatorCore:
         """When a ``Tick`` can next do something, or None when the job has ended."""
         if self.status.terminal:
             return None
-        times = [self._resend_at, *self._requests.wakeups(), *self._tasks.wakeups()]
+        times = [self._resend_at, *self.requests.wakeups(), *self._tasks.wakeups()]
         if self._restart_at is not None:
             times.append(self._restart_at)
         if self.attempt is not None:
@@ -136,7 +136,7 @@ class CoordinatorCore:
             case i.StorageFailed():
                 self._on_storage_failed(event)
             case i.CatalogRead() | i.ManifestRead() | i.EpochsRead() | i.RecordWritten():
-                asked = self._requests.answered(event.request)
+                asked = self.requests.answered(event.request)
                 if asked is not None:
                     self._on_answer(asked, event)
             case i.TaskLost():
@@ -189,7 +189,7 @@ class CoordinatorCore:
 
     def _begin_attempt(self) -> None:
         self.attempt = None
-        self._requests.clear()
+        self.requests.clear()
         self._tasks.forget()
         self._restart_at = None
         self._set_status(JobStatus.CLAIMING)
@@ -259,7 +259,7 @@ class CoordinatorCore:
     # ------------------------------------------------------------------ time and repeats
 
     def _tick(self) -> None:
-        self.emit(*self._requests.due(self.now))
+        self.emit(*self.requests.due(self.now))
         if self._restart_at is not None and self._restart_at <= self.now:
             self._begin_attempt()
             return
@@ -289,17 +289,17 @@ class CoordinatorCore:
 
     def storage(self, kind: Callable[..., i.Instruction], *arguments: object) -> None:
         """Ask storage for something; the answer carries the request's number."""
-        self.emit(self._requests.ask(kind, *arguments))
+        self.emit(self.requests.ask(kind, *arguments))
 
     def _on_storage_failed(self, event: i.StorageFailed) -> None:
-        if self._requests.failed(event.request) is None:
+        if self.requests.failed(event.request) is None:
             return
         if event.permanent:
             self._end(JobStatus.FAILED, event.reason)
-        elif self._requests.exhausted:
+        elif self.requests.exhausted:
             self.fail(f"storage: {event.reason}", FailureKind.RAISED)
         else:
-            self._requests.retry(event.request, at=self.now + self.rules.storage_retry)
+            self.requests.retry(event.request, at=self.now + self.rules.storage_retry)
 
     # -------------------------------------------------------------------------- failure
 
@@ -318,7 +318,7 @@ class CoordinatorCore:
 
     def _begin_restart(self, reason: str, delay: float) -> None:
         self.attempt = None
-        self._requests.clear()
+        self.requests.clear()
         self._set_status(JobStatus.RESTARTING, reason)
         self._restart_at = self.now + delay
         if delay <= 0:
@@ -368,7 +368,7 @@ class CoordinatorCore:
 
     def _end(self, status: JobStatus, reason: str) -> None:
         self.attempt = None
-        self._requests.clear()
+        self.requests.clear()
         self._set_status(status, reason)
 
     def _set_status(self, status: JobStatus, reason: str = "") -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from helios_ray.protocol import instructions as i
-from helios_ray.records import EpochRecord
+from helios_ray.records import EpochRecord, Manifest
 
 
 class StorageRequests:
@@ -81,6 +81,17 @@ class StorageRequests:
             del self._waiting[request]
             request = self._number(i.ReadCatalog)
         self._retry_at[request] = at
+
+    def withdraw_manifests(self, before: int) -> None:
+        """Write no manifest older than ``before`` any more: a later one is durable.
+
+        Written again after retention has dropped it, it would name objects that are gone.
+        """
+        for request, asked in list(self._waiting.items()):
+            record = asked.record if isinstance(asked, i.WriteRecord) else None
+            if isinstance(record, Manifest) and record.checkpoint_id < before:
+                del self._waiting[request]
+                self._retry_at.pop(request, None)
 
     def clear(self) -> None:
         """Wait for nothing any more: the attempt is over."""

@@ -68,6 +68,8 @@ class SessionWindowOperator(WindowedOperator):
         fresh = np.zeros(chains.size, np.int64)
         np.add.at(fresh, chains.codes, column_of(run, FRESH))
         groups = Groups(chains.codes, chains.size)
+        # What was put back for later may have met a fragment that is due before.
+        due = np.where(groups.counts > 1, chains.lasts, due)
         columns = [pa.array(chains.starts), pa.array(chains.lasts), pa.array(fresh)]
         columns += self.merge_columns(groups, run.columns[_OWN:])
         merged = Run(due, chains.slots, columns)
@@ -249,6 +251,8 @@ class SessionWindowOperator(WindowedOperator):
         if now < self._due:
             return []
         self._due = now + self._every
+        if not self._has_fresh:
+            return []
         self._has_fresh = False
         slots = [run.slots[column_of(run, FRESH) > 0] for run in self.store.runs]
         return self._speak(np.concatenate(slots), least=1) if slots else []

@@ -173,6 +173,51 @@ def test_the_restored_checkpoint_is_marked_committed_before_anything_else() -> N
     assert [(m.checkpoint_id, m.epoch) for m in again.store.of(CommittedMarker)] == [(1, 2)]
 
 
+def test_without_a_look_at_the_epochs_ids_end_where_a_successor_would_begin() -> None:
+    """Simulator seed 3157: the look took long, and the fenced epoch went on without bounds."""
+    desk = Desk().run()
+    looks = []
+    for checkpoint_id in (1, 2):
+        desk.tell(i.CheckpointRequested())
+        desk.acknowledge(checkpoint_id)
+        desk.answer(desk.take(i.WriteRecord))
+        looks += [t for t in desk.tray if isinstance(t, i.ReadEpochs)]
+    desk.clear()
+    desk.tell(i.CheckpointRequested())
+    assert triggered(desk) == []
+    successor = Desk(storage=desk.store, owner="them").claim()
+    assert successor.core.restored == 2
+    desk.answer(looks[0])
+    assert desk.core.status is JobStatus.FENCED
+
+
+def test_ids_go_on_as_soon_as_the_epoch_is_known_to_be_the_newest() -> None:
+    desk = Desk().run()
+    for checkpoint_id in (1, 2):
+        desk.tell(i.CheckpointRequested())
+        desk.acknowledge(checkpoint_id)
+        desk.answer(desk.take(i.WriteRecord))
+    desk.tell(i.CheckpointRequested())
+    desk.settle()
+    assert triggered(desk) == [1, 2, 3]
+
+
+def test_a_manifest_that_a_later_one_has_made_pointless_is_not_written_again() -> None:
+    """Simulator seed 455: retention had dropped it, and it came back without its objects."""
+    desk = Desk(rules(max_concurrent=2)).run()
+    for checkpoint_id in (1, 2):
+        desk.tell(i.CheckpointRequested())
+        desk.acknowledge(checkpoint_id)
+    first, second = desk.take(i.WriteRecord), desk.take(i.WriteRecord)
+    desk.tell(i.StorageFailed(first.request, "no answer", unknown=True))
+    desk.answer(second)
+    desk.settle()
+    desk.clear()
+    desk.wait(1.0)
+    assert [t for t in desk.tray if isinstance(t, i.WriteRecord)] == []
+    assert desk.tell(i.RecordWritten(first.request, None)) == []
+
+
 # ---------------------------------------------------------------------- when to trigger
 
 
@@ -452,11 +497,9 @@ def test_a_task_that_finishes_while_a_checkpoint_waits_for_it_is_asked_itself() 
     desk.clear()
     desk.beat(TaskPhase.FINISHED, MAP)
     assert [task for task, _ in desk.sent(TriggerCheckpoint)] == [MAP]
+    desk.clear()
     desk.tell(i.CheckpointRequested())
     desk.acknowledge(1)
-    desk.settle()
-    desk.clear()
-    desk.commit(1)
     desk.settle()
     assert [task for task, _ in desk.sent(TriggerCheckpoint)] == [SOURCE, MAP]
 

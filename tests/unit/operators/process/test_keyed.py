@@ -184,7 +184,7 @@ class Failing(KeyedProcessFunction):
         self.total.update(self.total.value() + n)
         if n == 13:
             self.seen.clear()
-            self.counts.remove("b")
+            self.counts.remove("a")
             self.counts.put("a", 5)
             self.counts.put("c", 5)
             self.counts.clear()

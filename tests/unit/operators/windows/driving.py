@@ -77,12 +77,8 @@ class Subtasks:
         return int(subtask_of(groups, self.parallelism, MAX_PARALLELISM)[0])
 
     def tick(self, now: int) -> list[Batch]:
-        out = []
-        for operator in self.operators:
-            due = operator.next_timer()
-            if due is not None and due <= now:
-                out += operator.on_processing_time(now)
-        return self._main(out)
+        """Processing time has come to ``now`` everywhere, whether or not a timer is due."""
+        return self._main([b for o in self.operators for b in o.on_processing_time(now)])
 
     def rescale(self, parallelism: int) -> list[Batch]:
         """A checkpoint, and a fresh start from it."""

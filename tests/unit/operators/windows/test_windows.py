@@ -36,6 +36,7 @@ from helios_ray.windowing import (
 )
 from helios_ray.windows import ProcessWindowFunction
 from tests.unit.operators.support import batch, main_rows, opened, share_out, tagged_rows
+from tests.unit.operators.windows.driving import tight_limits
 
 N = {"n": count()}
 DAY = timedelta(days=1)
@@ -124,6 +125,17 @@ def test_a_late_row_can_join_two_sessions_that_have_spoken() -> None:
     operator.process_batch(rows(("a", 0), ("a", 8)))
     assert len(brief(operator.on_watermark(50))) == 2
     assert brief(operator.process_batch(rows(("a", 4)))) == [("a", 0, 13, 3)]
+
+
+def test_a_session_kept_for_late_rows_speaks_in_time_when_new_rows_make_it_longer() -> None:
+    """Also where a merge of runs has put what was kept and what is new into one fragment."""
+    with tight_limits(True):
+        operator = made(SessionWindow(us(8)), allowed_lateness=us(30))
+        operator.process_batch(rows(("d", 31)))
+        assert brief(operator.on_watermark(44)) == [("d", 31, 39, 1)]
+        assert operator.process_batch(rows(("d", 38))) == []
+        assert operator.store.rows == 1
+        assert brief(operator.on_watermark(45)) == [("d", 31, 46, 2)]
 
 
 def test_count_windows_carry_row_numbers_and_wait_until_they_are_full() -> None:

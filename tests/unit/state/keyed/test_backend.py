@@ -91,3 +91,22 @@ def test_declarations_are_checked_where_they_are_written() -> None:
         StateTtl(duration=timedelta(1), refresh="often")  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"the default of state 'n'.*expected int64, got 'x'"):
         KeyedBackend("p", ["k"]).declare(ValueState(pa.int64(), default="x", name="n"))
+
+
+def test_timers_stay_with_their_keys_when_keys_are_renumbered() -> None:
+    backend = KeyedBackend("process 'p'", ["k"])
+    data = pa.record_batch({"k": ["gone", "also gone", "late", "soon"]})
+    slots = dict(zip(data["k"].to_pylist(), backend.begin(data, ["k"]).tolist(), strict=True))
+    backend.event_timers.register(slots["late"], 20)
+    backend.event_timers.register(slots["soon"], 10)
+    backend.processing_timers.register(slots["late"], 5)
+    with patch("helios_ray.state.keyed.backend._SPARE_KEYS", 0):
+        backend.end()
+    assert backend.scope.size == 2
+    assert [(t, backend.scope.key(s)) for t, s in backend.event_timers.due(99)] == [
+        (10, "soon"),
+        (20, "late"),
+    ]
+    assert [(t, backend.scope.key(s)) for t, s in backend.processing_timers.due(99)] == [
+        (5, "late")
+    ]

@@ -100,3 +100,16 @@ def test_a_frozen_column_does_not_change(writes: list[tuple[int, str]]) -> None:
             frozen.append((column.freeze(), list(model.values())))
     frozen.append((column.freeze(), list(model.values())))
     assert all(array.to_pylist() == before for array, before in frozen)
+
+
+def test_a_column_of_values_that_come_and_go_stays_small() -> None:
+    column = cell_column(pa.string())
+    column.resize(100)
+    cells = np.arange(100)
+    for _ in range(200):
+        column.write(cells, pa.array(["x" * 10] * 100))
+        column.release(cells)
+    column.write(cells[:1], pa.array(["y"]))
+    held = sum(len(run) for run in column._runs)  # type: ignore[attr-defined]
+    assert held <= 2_000
+    assert column.read(cells[:1]).to_pylist() == ["y"]

@@ -175,6 +175,15 @@ def machine(kind: str, ttl: StateTtl | None) -> type[RuleBasedStateMachine]:
 def test_state_is_a_dict_with_deadlines(kind: str, ttl: StateTtl | None) -> None:
     ran = run_state_machine_as_test(
         machine(kind, ttl),
-        settings=settings(max_examples=10, stateful_step_count=15, deadline=None),
+        settings=settings(max_examples=40, stateful_step_count=30, deadline=None),
     )
     assert ran is None
+
+
+def test_an_entry_that_is_put_again_after_it_expired_comes_last() -> None:
+    ttl = StateTtl(duration=timedelta(microseconds=10))
+    cluster = Cluster(lambda: MapState(pa.int64(), pa.string(), name="s", ttl=ttl))
+    for now, key in [(0, 1), (5, 2), (10, 1)]:
+        cluster.set_time("processing", now)
+        cluster.run([(7, lambda handle, key=key: handle.put(key, "x"))])
+    assert cluster.run([(7, lambda handle: handle.keys())]) == [[2, 1]]
