@@ -42,12 +42,12 @@ from helios_ray.runtime.clock import Clock
 from helios_ray.runtime.coordinator_io import CoordinatorStorage
 from helios_ray.runtime.deployment import (
     NAMESPACE,
-    JobSpec,
     ResetOrder,
     TaskSpec,
     actor_name,
     cut_manifest,
     shape_of,
+    unpack,
 )
 from helios_ray.runtime.metrics import MetricsExporter
 from helios_ray.runtime.reports import CheckpointReport, JobReport, TaskMetrics
@@ -63,7 +63,8 @@ LINGER = 600.0
 class CoordinatorActor:
     """See the module's docstring; made by :func:`coordinator_actor_class`."""
 
-    def __init__(self, spec: JobSpec) -> None:
+    def __init__(self, *parts: bytes) -> None:
+        spec = unpack(parts)
         self._spec = spec
         self._clock = Clock()
         self._storage = CoordinatorStorage(spec)

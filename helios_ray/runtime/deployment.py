@@ -8,12 +8,15 @@ May import: plan, execution, checkpoint, connectors, protocol, and ``ray`` handl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ray import cloudpickle
+
 from helios_ray.checkpoint.config import CheckpointConfig
 from helios_ray.connectors.base import Guarantee, Split
+from helios_ray.errors import ConfigError
 from helios_ray.execution.restore import objects_for
 from helios_ray.execution.task import TaskOptions
 from helios_ray.identifiers import TaskId
@@ -23,6 +26,12 @@ from helios_ray.records import Manifest
 
 NAMESPACE = "helios"
 """The Ray namespace of every actor of every job."""
+
+SPEC_PART = 64 << 10
+"""Arguments up to 100 KB stay with an actor; this leaves room for Ray's own part."""
+
+LARGEST_SPEC = 6 << 20
+"""Ray keeps up to 10 MiB of arguments with an actor."""
 
 INLINE_BYTES = 16 << 10
 """Sealed state up to this size travels in the acknowledgement and is kept in the manifest."""
@@ -54,6 +63,32 @@ class JobSpec:
     restore: int | str | None = "latest"
     detached: bool = False
     allow_unmatched_state: bool = False
+
+
+def pack(spec: JobSpec) -> list[bytes]:
+    """A job's spec as arguments that Ray keeps with the actor itself.
+
+    A larger argument would become an object that is freed once the actor has started: a
+    coordinator that dies could then never be started again.
+
+    Raises:
+        ConfigError: the job's functions and items are too large for that.
+    """
+    data: bytes = cloudpickle.dumps(spec)  # type: ignore[no-untyped-call]
+    if len(data) > LARGEST_SPEC:
+        raise ConfigError(
+            f"job {spec.plan.job!r} is described in {len(data):,} bytes, at most {LARGEST_SPEC:,} "
+            f"are possible. Rows given to from_items and what functions close over travel with "
+            f"the job: write them to files and use FileSource, or load them in the constructor "
+            f"of a callable class."
+        )
+    return [data[i : i + SPEC_PART] for i in range(0, len(data), SPEC_PART)]
+
+
+def unpack(parts: Sequence[bytes]) -> JobSpec:
+    """What ``pack`` packed; it comes from the job's own driver, through Ray."""
+    spec: JobSpec = cloudpickle.loads(b"".join(parts))
+    return spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from helios_ray.protocol.checkpoints import CheckpointRules
 from helios_ray.protocol.restart import ExponentialBackoff, RestartStrategy
 from helios_ray.protocol.settings import CoordinatorRules
 from helios_ray.runtime.coordinator_actor import coordinator_actor_class
-from helios_ray.runtime.deployment import NAMESPACE, JobSpec, coordinator_name
+from helios_ray.runtime.deployment import NAMESPACE, JobSpec, coordinator_name, pack
 from helios_ray.runtime.job import JobHandle
 from helios_ray.runtime.reports import JobReport
 
@@ -87,10 +87,11 @@ def _start_coordinator(job: str, spec: JobSpec) -> Any:
     options: dict[str, Any] = {"name": coordinator_name(job), "namespace": NAMESPACE}
     if spec.detached:
         options["lifetime"] = "detached"
+    parts = pack(spec)
     deadline = time.monotonic() + 5.0
     while True:
         try:
-            return actor_class.options(**options).remote(spec)
+            return actor_class.options(**options).remote(*parts)
         except ValueError as error:
             # The name of a coordinator that was just killed is freed a little later.
             if _is_running(job) or time.monotonic() > deadline:

@@ -61,6 +61,25 @@ def test_killing_any_operator_or_the_coordinator_changes_no_result(
     assert flow.staged() == []
 
 
+def test_a_coordinator_whose_job_is_large_to_describe_comes_back_as_well(
+    name: str, tmp_path: Path
+) -> None:
+    """Ray frees a large argument once an actor has started, and cannot start it again then."""
+    ballast = {i: f"value {i}" for i in range(20_000)}
+
+    def with_ballast(stream: DataStream) -> DataStream:
+        return count_per_event(stream.filter(lambda row: row["event_id"] in ballast, uid="known"))
+
+    flow = Flow.of(name, tmp_path, transform=with_ballast, checkpoints={"interval": SOON})
+    job = flow.start()
+    await_running(job)
+    flow.emit(*range(1_000))
+    kill_coordinator(job)
+    flow.emit(*range(1_000, 2_000))
+    assert flow.settled(job) == once(range(2_000))
+    job.cancel()
+
+
 def test_a_process_that_hangs_is_found_by_its_silence_and_replaced(
     name: str, tmp_path: Path
 ) -> None:
