@@ -209,7 +209,11 @@ class JobHandle:
         )
 
     def stop(self, timeout: timedelta = timedelta(minutes=5)) -> JobResult:
-        """Take a last checkpoint, commit it, end. The job can be resumed from it."""
+        """Take a last checkpoint, commit it, end. The job can be resumed from it.
+
+        A job that is not running at that moment (still starting, or recovering) ends at once,
+        with what its last complete checkpoint decided committed.
+        """
         self._ask(lambda: self._actor.request.remote(i.StopRequested()))
         return self.wait(timeout)
 

@@ -273,10 +273,10 @@ class FileSource(Source):
                 f"schema= to watch a place that starts empty."
             )
         return SourceUnavailableError(
-            f"expected files at {places}, found none"
+            f"expected files with rows at {places}, found none"
             f"{'' if self._format is None else f' of format {self._format}'} (names that start "
-            f"with '.' or '_' do not count). Check the path, put files there, or pass watch= and "
-            f"schema= to wait for them."
+            f"with '.' or '_' do not count, nor do empty ones). Check the path, put files there, "
+            f"pass schema= if there may be no rows, or watch= and schema= to wait for them."
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 from helios_ray.connectors.base import CommitOutcome, Committable, SinkContext
 from helios_ray.connectors.files import FileSink, FileSource, encoders, read_committed
 from helios_ray.connectors.files.disk import Disk
+from helios_ray.connectors.files.json_encode import encode
 from helios_ray.connectors.files.local import LocalStore
 from helios_ray.errors import (
     ConfigError,
+    DataError,
     FatalCommitError,
     RetryableCommitError,
     SchemaChangedError,
@@ -418,11 +420,21 @@ def test_what_is_written_is_what_is_read_back(
         assert sorted(map(repr, back.to_pylist())) == sorted(map(repr, data.to_pylist()))
 
 
-def test_nan_and_infinity_become_null_in_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_json_has_no_word_for_is_refused_and_named(
+    tmp_path: Path, value: float, nested: bool
+) -> None:
+    rows = pa.record_batch({"f": [[0.5], [value]] if nested else [0.5, value]})
     sink = opened(tmp_path, format="jsonl")
-    rows = pa.record_batch({"f": [float("nan"), float("inf"), 0.5]})
-    sink.commit_transaction(prepared(sink, 1, rows))
-    assert read_committed(tmp_path).column("f").to_pylist() == [None, None, 0.5]
+    with pytest.raises(DataError, match=r"column 'f', row 1 .*Make it null before the sink"):
+        prepared(sink, 1, rows)
+
+
+def test_a_float_stays_a_float_in_json() -> None:
+    assert encode(pa.record_batch({"f": [1.0, None, -0.0]})) == (
+        b'{"f":1.0}\n{"f":null}\n{"f":-0.0}\n'
+    )
 
 
 def test_small_batches_share_row_groups_and_large_ones_are_cut(
