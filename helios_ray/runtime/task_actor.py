@@ -44,6 +44,9 @@ logger = logging.getLogger("helios_ray.task")
 
 LONGEST_WAIT = 0.25
 
+CREDIT_REPEAT = 0.5
+"""Seconds before a credit whose call failed is sent again."""
+
 
 class TaskActor:
     """See the module's docstring; made by :func:`task_actor_class`."""
@@ -142,6 +145,8 @@ class TaskActor:
                 body.credit(epoch, channel, consumed)
             case ("confirm", epoch, channel, sequence):
                 body.confirm(epoch, channel, sequence)
+            case ("repeat", epoch, channel, consumed) if epoch == body.core.epoch:
+                self._send_credit(epoch, channel, consumed)
             case ("message", message):
                 return body.handle(message, now)
             case ("order", order):
@@ -177,13 +182,26 @@ class TaskActor:
                     key = ("confirm", frame.epoch, frame.channel, frame.sequence)
                     reply.future().add_done_callback(lambda f, key=key: self._arrived(f, key))
                 case SendCredit(epoch, channel, consumed):
-                    self._peers[channel.upstream].credit.remote(epoch, channel, consumed)
+                    self._send_credit(epoch, channel, consumed)
                 case Tell(Heartbeat() as beat):
                     self._spec.coordinator.beat.remote(beat, self._metrics(0.0))
                 case Tell(message):
                     self._tell(message)
                 case SealSnapshot():
                     self._io.submit(self._seal, action)
+
+    def _send_credit(self, epoch: int, channel: ChannelId, consumed: int) -> None:
+        """A credit that got lost would leave a full channel full: it is said again."""
+
+        def sent(reply: Future[None]) -> None:
+            if reply.exception() is not None:
+                item = ("repeat", epoch, channel, consumed)
+                again = threading.Timer(CREDIT_REPEAT, self._put, item)
+                again.daemon = True
+                again.start()
+
+        credit = self._peers[channel.upstream].credit
+        credit.remote(epoch, channel, consumed).future().add_done_callback(sent)
 
     def _arrived(self, reply: Future[None], key: tuple[Any, ...]) -> None:
         # A failed call may have executed. The frame is repeated, and if the receiver is
