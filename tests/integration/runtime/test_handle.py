@@ -45,7 +45,10 @@ def test_metrics_actors_and_checkpoints_are_named_as_documented_and_nothing_is_l
     later = job.trigger_checkpoint()
     assert later.checkpoint_id > checkpoint.checkpoint_id
 
-    await_report(job, lambda r: r.rows_written == 100, "the last heartbeats")
+    # Each task says in a heartbeat of its own how far it is.
+    await_report(
+        job, lambda r: r.rows_written == r.rows_read == 100, "the last heartbeats of all tasks"
+    )
     metrics = job.metrics()
     assert metrics["checkpoint.duration_ms"] > 0
     assert metrics["checkpoint.state_size_bytes"] > 0
