@@ -9,6 +9,7 @@ May import: elements, errors.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,6 +43,52 @@ def event_time_us(column: pa.Array, name: str) -> pa.Array:
         f"event time column {name!r} must be a timestamp or an integer of microseconds, got {kind}"
         f". Cast it before the source's watermark strategy reads it."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class EventTime:
+    """Where the rows of a stream carry their event time.
+
+    Args:
+        column: a timestamp, or an integer of microseconds.
+        shift: microseconds to add. The result of a window belongs to the window's last
+            instant, which is one before ``window_end``: a coarser window over it then gets it.
+
+    Example:
+        >>> EventTime("ts", -1).read(pa.record_batch({"ts": [10, None]})).to_pylist()
+        [9, None]
+    """
+
+    column: str
+    shift: int = 0
+
+    @classmethod
+    def of(cls, time: str | EventTime | None) -> EventTime | None:
+        """A column's name as an event time; anything else as it is."""
+        return cls(time) if isinstance(time, str) else time
+
+    def check(self, schema: pa.Schema, where: str) -> pa.DataType:
+        """The column's type.
+
+        Raises:
+            MissingColumnError: it is not in ``schema``; offers the nearest.
+            SchemaChangedError: it is no time.
+        """
+        if self.column not in schema.names:
+            guess = difflib.get_close_matches(self.column, schema.names, n=1)
+            hint = f" Did you mean {guess[0]!r}?" if guess else ""
+            raise MissingColumnError(
+                f"{where}: there is no event time column {self.column!r}; there are "
+                f"{schema.names}.{hint}"
+            )
+        kind = schema.field(self.column).type
+        event_time_us(pa.array([], kind), self.column)
+        return kind
+
+    def read(self, data: pa.RecordBatch) -> pa.Array:
+        """The event time of every row: int64 microseconds, null where it is not known."""
+        times = event_time_us(data.column(self.column), self.column)
+        return pc.add(times, self.shift) if self.shift else times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

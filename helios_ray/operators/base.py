@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import enum
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -41,6 +41,8 @@ class StateTable:
     table: pa.Table
 
 
+NONE_BLOCKED: frozenset[int] = frozenset()
+
 OperatorSnapshot: TypeAlias = dict[str, StateTable]
 """State tables by name. A name is stable: it is part of the checkpoint format."""
 
@@ -66,13 +68,39 @@ class OperatorContext:
     key_groups: range = range(128)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Something to be awaited outside the operator, which has no event loop of its own.
+
+    Args:
+        request_id: unique within the instance; the answer carries it.
+        call: starts it; the awaitable's result is the answer.
+        timeout: seconds after which it is cancelled and answered with ``TimeoutError``.
+    """
+
+    request_id: int
+    call: Callable[[], Awaitable[Any]]
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """How a request ended: with a value, or with what was raised."""
+
+    request_id: int
+    value: Any = None
+    error: Exception | None = None
+
+
 class Operator(ABC):
     """Turns batches into batches.
 
     The order of calls::
 
-        open, [restore], (process_batch | on_watermark | on_processing_time | snapshot)*,
-        [end_input, snapshot*], close
+        open, [restore], (process_batch | on_watermark | on_processing_time | on_input_end |
+        take_requests | on_response | snapshot)*, [end_input, snapshot*], close
+
+    ``outstanding`` is False when ``end_input`` comes.
 
     ``snapshot`` may come at any point between two batches and must not change anything.
     An instance is used for one epoch; after a recovery a fresh one is opened and restored.
@@ -109,6 +137,33 @@ class Operator(ABC):
 
     def on_processing_time(self, now: int) -> list[Batch]:
         """Processing time has reached ``now`` (µs)."""
+        return []
+
+    def blocked_inputs(self) -> frozenset[int]:
+        """Inputs whose rows should wait: the operator holds as much as it may.
+
+        Marks and barriers behind such rows wait with them; those that come first do not.
+        """
+        return NONE_BLOCKED
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether rows are held that only processing time or an answer lets go.
+
+        The end of the last input waits until there are none, so that checkpoints go on.
+        """
+        return False
+
+    def take_requests(self) -> Sequence[Request]:
+        """Requests to start now; each is handed out once. Asked after every other call."""
+        return ()
+
+    def on_response(self, response: Response) -> list[Batch]:
+        """A request has ended. ``output_watermark`` is asked again after it."""
+        return []
+
+    def on_input_end(self, input_index: int) -> list[Batch]:
+        """This input has ended and others go on; for the last one, ``end_input`` comes."""
         return []
 
     def end_input(self) -> list[Batch]:

@@ -195,6 +195,7 @@ class _Compiler:
                         downstream=self._uids[head],
                         partitioning=self._partitioning(link, node),
                         keys=link.keys,
+                        input_index=link.input_index,
                     )
                 )
         plan = PhysicalPlan(

@@ -100,12 +100,15 @@ class Link:
         partitioning: as the user asked, or None to let the compiler choose between forward
             and rebalance by the parallelism of both ends.
         keys: key columns, for ``HASH``.
+        input_index: which input of the node these rows are; 1 is the second stream of a join
+            or a connection.
     """
 
     upstream: int
     tag: str | None = None
     partitioning: Partitioning | None = None
     keys: tuple[str, ...] = ()
+    input_index: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

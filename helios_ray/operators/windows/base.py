@@ -47,8 +47,7 @@ from helios_ray.operators.windows.settings import WindowSettings
 from helios_ray.operators.windows.slices import LATEST
 from helios_ray.operators.windows.stored import WindowState
 from helios_ray.operators.windows.timing import EventClock
-from helios_ray.state.hashing import logical_type, missing_column
-from helios_ray.watermarks import event_time_us
+from helios_ray.state.hashing import logical_type
 
 LATE = "late"
 """Tag of the side output that carries rows beyond the allowed lateness."""
@@ -132,14 +131,8 @@ class WindowedOperator(KeyedOperator):
         return pa.timestamp("us", zone)
 
     def _time_type(self, schema: pa.Schema, where: str) -> pa.DataType | None:
-        name = self.settings.time_column
-        if name is None:
-            return None
-        if name not in schema.names:
-            raise missing_column(name, schema, where)
-        kind = schema.field(name).type
-        event_time_us(pa.array([], kind), name)
-        return kind
+        time = self.settings.time
+        return None if time is None else time.check(schema, where)
 
     def _make(self, schema: pa.Schema, where: str) -> list[WindowAggregate]:
         if self.settings.process is not None:
@@ -154,8 +147,8 @@ class WindowedOperator(KeyedOperator):
         self.output_schema(schema, self.context.uid)
         if self.settings.process is not None:
             return list(schema.names)
-        time = self.settings.time_column
-        names = [*self.keys, *([time] if time is not None else [])]
+        time = self.settings.time
+        names = [*self.keys, *([] if time is None else [time.column])]
         for aggregation in self.settings.aggregations.values():
             names += needed_columns(aggregation, schema)
         return list(dict.fromkeys(names))
@@ -216,10 +209,10 @@ class WindowedOperator(KeyedOperator):
         """The rows that have an event time."""
         data = batch.data.select(self._reads)
         numbers = np.arange(data.num_rows)
-        name = self.settings.time_column
-        if name is None:
+        time = self.settings.time
+        if time is None:
             return Rows(data, np.zeros(data.num_rows, np.int64), batch, numbers, self._failures)
-        column = event_time_us(batch.data.column(name), name)
+        column = time.read(batch.data)
         good = column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
         times = pc.fill_null(column, 0).to_numpy() if column.null_count else column.to_numpy()
         if int(times.min()) < -LATEST or int(times.max()) > LATEST:
@@ -229,7 +222,7 @@ class WindowedOperator(KeyedOperator):
         if good is None or good.all():
             return rows
         for i in np.flatnonzero(~good).tolist():
-            self._untimed(batch, i, name)
+            self._untimed(batch, i, time.column)
         return _chosen(rows, good)
 
     def _untimed(self, batch: Batch, index: int, name: str) -> None:
@@ -283,8 +276,7 @@ class WindowedOperator(KeyedOperator):
         assert self._results is not None
         assert self.input_schema is not None
         head = self.space.take(slots)
-        name = self.settings.time_column
-        kind = self.window_type(self.input_schema.field(name).type if name is not None else None)
+        kind = self.window_type(self._time_type(self.input_schema, self.where))
         if bounds is None:
             head += [pa.nulls(len(slots), kind), pa.nulls(len(slots), kind)]
         else:

@@ -3,7 +3,7 @@
 Why it exists: a plan asks for a window by its description; which class carries it out is
 this room's business.
 
-May import: operators.windows, windowing.
+May import: operators.windows, windowing, watermarks.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from helios_ray.operators.windows.results import ProcessWindowFunction
 from helios_ray.operators.windows.session import SessionWindowOperator
 from helios_ray.operators.windows.settings import WindowSettings
 from helios_ray.operators.windows.sliced import SlicedWindowOperator
+from helios_ray.watermarks import EventTime
 from helios_ray.windowing import ZERO, CountWindow, SessionWindow, Trigger, WindowSpec
 
 
 def window_operator(
     keys: Sequence[str],
-    time_column: str | None,
+    time_column: str | EventTime | None,
     window: WindowSpec,
     aggregations: WindowAggregations | None = None,
     *,

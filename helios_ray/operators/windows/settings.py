@@ -3,7 +3,7 @@
 Why it exists: the kinds of windows take the same settings; they are checked once, and each
 kind says what it cannot do.
 
-May import: errors, operators, windowing, Arrow.
+May import: errors, operators, windowing, watermarks, Arrow.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from helios_ray.errors import ConfigError
 from helios_ray.operators.user_functions import OnError
 from helios_ray.operators.window_aggregates.specs import WindowAggregations
 from helios_ray.operators.windows.results import ProcessWindowFunction
+from helios_ray.watermarks import EventTime
 from helios_ray.windowing import (
     ZERO,
     CountWindow,
@@ -38,7 +39,7 @@ class WindowSettings:
     Args:
         keys: key columns; none for one window over all rows.
         time_column: event time: a timestamp, or an integer of microseconds. May be None for
-            count and global windows.
+            count and global windows. An :class:`EventTime` may shift it.
         window: the kind of window.
         aggregations: results by name.
         process: a function of the window's rows instead of aggregations.
@@ -55,7 +56,7 @@ class WindowSettings:
     """
 
     keys: tuple[str, ...]
-    time_column: str | None
+    time_column: str | EventTime | None
     window: WindowSpec
     aggregations: WindowAggregations = field(default_factory=dict)
     process: ProcessWindowFunction | None = None
@@ -104,6 +105,11 @@ class WindowSettings:
             raise ConfigError("a window takes aggregations or a ProcessWindowFunction, not both.")
         if not isinstance(self.aggregations, Mapping):
             raise ConfigError(f"aggregations must be by name, got {self.aggregations!r}.")
+
+    @property
+    def time(self) -> EventTime | None:
+        """``time_column`` as what it means."""
+        return EventTime.of(self.time_column)
 
     @property
     def lateness(self) -> int:
