@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from helios_ray.identifiers import ChannelId
-from helios_ray.operators.base import OperatorSnapshot
+from helios_ray.operators.base import OperatorSnapshot, Request
 from helios_ray.protocol.channels import Frame
 from helios_ray.protocol.messages import ToCoordinator
 from helios_ray.records import PreparedTransaction
@@ -61,4 +61,17 @@ class Tell:
     message: ToCoordinator
 
 
-Action: TypeAlias = SendFrame | SendCredit | SealSnapshot | Tell
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """Await a request of an operator, and answer with ``TaskBody.respond``.
+
+    Answers of an older epoch are ignored there; what is still awaited when the task is reset
+    may be cancelled.
+    """
+
+    epoch: int
+    operator: str
+    request: Request
+
+
+Action: TypeAlias = SendFrame | SendCredit | SealSnapshot | Tell | StartRequest
