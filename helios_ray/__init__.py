@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from helios_ray.connectors.base import Guarantee, IdempotentSink, Sink, Source
     from helios_ray.environment import StreamExecutionEnvironment
     from helios_ray.errors import HeliosError
+    from helios_ray.operators.async_map import AsyncRetry
     from helios_ray.operators.expressions import col, lit
     from helios_ray.plan.graph import PlanWarning
     from helios_ray.protocol.restart import (
@@ -37,13 +38,22 @@ if TYPE_CHECKING:
         RestartStrategy,
     )
     from helios_ray.runtime.job import JobHandle, JobResult
-    from helios_ray.stream import Branches, DataStream, DataStreamSink, KeyedStream
+    from helios_ray.stream import (
+        Branches,
+        ConnectedStreams,
+        DataStream,
+        DataStreamSink,
+        KeyedStream,
+        WindowedStream,
+    )
     from helios_ray.watermarks import WatermarkStrategy
 
 __all__ = [
+    "AsyncRetry",
     "Branches",
     "CheckpointConfig",
     "CheckpointStorage",
+    "ConnectedStreams",
     "DataStream",
     "DataStreamSink",
     "EncryptionAlgorithm",
@@ -64,12 +74,16 @@ __all__ = [
     "Source",
     "StreamExecutionEnvironment",
     "WatermarkStrategy",
+    "WindowedStream",
     "__version__",
     "col",
     "lit",
 ]
 
 _HOME = {
+    "AsyncRetry": "helios_ray.operators.async_map",
+    "ConnectedStreams": "helios_ray.stream",
+    "WindowedStream": "helios_ray.stream",
     "Branches": "helios_ray.stream",
     "CheckpointConfig": "helios_ray.checkpoint.config",
     "CheckpointStorage": "helios_ray.checkpoint.storage",

@@ -39,7 +39,7 @@ from helios_ray.plan.graph import (
 )
 from helios_ray.plan.options import JobOptions, OperatorOptions, node_fields
 from helios_ray.stream.data_stream import DataStream
-from helios_ray.watermarks import WatermarkStrategy
+from helios_ray.watermarks import EventTime, WatermarkStrategy
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -183,7 +183,9 @@ class StreamExecutionEnvironment(Settings):
             stateful=True,
             **node_fields(options, f"from_{kind}"),
         )
-        return DataStream(self._graph, (Link(upstream=node.id),), node.schema, node.id)
+        time = None if watermarks is None else EventTime(watermarks.column)
+        links = (Link(upstream=node.id),)
+        return DataStream(self._graph, links, node.schema, node.id, time=time)
 
     # ------------------------------------------------------------------------------ the plan
 

@@ -165,6 +165,7 @@ class _Compiler:
         for node in graph:
             if node.id not in live and node.id not in read:
                 self._hint_unread(node)
+        self._hint_timeless()
 
     def run(self) -> CompiledPlan:
         members: dict[int, list[Node]] = {}
@@ -252,6 +253,23 @@ class _Compiler:
             )
         )
 
+    def _hint_timeless(self) -> None:
+        """Operators that wait for event time which no source tells."""
+        timed: set[int] = set()
+        for node in self._order:
+            told = isinstance(node.role, Reads) and node.role.watermarks is not None
+            if told or any(link.upstream in timed for link in node.inputs):
+                timed.add(node.id)
+            elif node.uses_event_time:
+                self._hints.append(
+                    Hint(
+                        f"{node} goes by event time, and no source before it has a watermark "
+                        f"strategy: nothing comes out before the input has ended. Give the source "
+                        f"WatermarkStrategy.bounded_out_of_orderness(column, delay).",
+                        node.call_site,
+                    )
+                )
+
     def _guarantee_warnings(self) -> list[str]:
         return [
             f"sink {self._uids[node.id]!r} ({node.detail}) is at-least-once: after a failure, rows "
@@ -289,6 +307,8 @@ class _Compiler:
     def _chains(self, node: Node) -> bool:
         """Whether ``node`` joins the chain of the one node it reads."""
         if not self._settings.chaining or not node.chainable or len(node.inputs) != 1:
+            return False
+        if node.starts_chain:
             return False
         link = node.inputs[0]
         upstream = self._graph[link.upstream]

@@ -27,7 +27,7 @@ from helios_ray.identifiers import check_name
 from helios_ray.operators.base import Operator
 from helios_ray.operators.expressions import is_expression
 from helios_ray.plan.physical import Partitioning, Resources
-from helios_ray.watermarks import WatermarkStrategy
+from helios_ray.watermarks import EventTime, WatermarkStrategy
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -178,8 +178,12 @@ class Node:
         resources: as given, or None for the defaults.
         chainable: False after ``disable_chaining()``.
         stateful: it keeps state under its uid, so a missing uid deserves a warning.
+        starts_chain: it joins no chain before it: what others flush at their end must not
+            enter it.
+        uses_event_time: it waits for watermarks, so that some source should make them.
         on_error: what a failing row does, as the operator was told.
         input_schema: of the rows that arrive, where it is known.
+        input_time: the event time of the rows that arrive, where they have one.
         schema: of its main output, where it is known.
         side_outputs: schema by tag.
     """
@@ -196,8 +200,11 @@ class Node:
     resources: Resources | None = None
     chainable: bool = True
     stateful: bool = False
+    starts_chain: bool = False
+    uses_event_time: bool = False
     on_error: str = "raise"
     input_schema: pa.Schema | None = None
+    input_time: EventTime | None = None
     schema: pa.Schema | None = None
     side_outputs: Mapping[str, pa.Schema | None] = field(default_factory=dict)
 

@@ -11,7 +11,16 @@ May import: plan, operators, connectors, aggregates.
 
 from helios_ray.stream.branches import Branches
 from helios_ray.stream.configurable import DataStreamSink
+from helios_ray.stream.connected import ConnectedStreams
 from helios_ray.stream.data_stream import DataStream
 from helios_ray.stream.keyed_stream import KeyedStream
+from helios_ray.stream.windowed import WindowedStream
 
-__all__ = ["Branches", "DataStream", "DataStreamSink", "KeyedStream"]
+__all__ = [
+    "Branches",
+    "ConnectedStreams",
+    "DataStream",
+    "DataStreamSink",
+    "KeyedStream",
+    "WindowedStream",
+]

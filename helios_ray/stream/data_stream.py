@@ -8,20 +8,26 @@ May import: the other modules of this room.
 
 from __future__ import annotations
 
+from typing import Any
+
 from helios_ray.stream.columns import Columns
+from helios_ray.stream.flow import Flow
 from helios_ray.stream.row_functions import RowFunctions
 from helios_ray.stream.shape import Shape
 from helios_ray.stream.sinks import Sinks
 
 
-class DataStream(RowFunctions, Columns, Shape, Sinks):
+class DataStream(RowFunctions, Columns, Flow, Shape, Sinks):
     """Rows on their way. Every method returns a new stream and leaves this one as it is.
 
     ======================  ===========================================================
-    functions               ``map``, ``flat_map``, ``map_batches``
+    functions               ``map``, ``flat_map``, ``map_batches``, ``map_async``,
+                            ``inspect``
     expressions             ``filter`` (a function, too), ``select``, ``with_columns``
-    where rows go           ``key_by``, ``union``, ``branch``, ``side_output``,
-                            ``dead_letters``, ``rebalance``, ``broadcast``
+    with others             ``enrich``, ``connect``, ``union``
+    windows of all rows     ``window_all``
+    where rows go           ``key_by``, ``branch``, ``side_output``, ``late``,
+                            ``dead_letters``, ``rebalance``, ``broadcast``, ``rate_limit``
     ends                    ``sink_to``, ``print``, ``collect``
     of the last operator    ``uid``, ``name``, ``set_parallelism``, ``set_resources``,
                             ``disable_chaining``
@@ -38,3 +44,19 @@ class DataStream(RowFunctions, Columns, Shape, Sinks):
         >>> small.schema.names
         ['item']
     """
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _NEED_A_KEY:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name}: it keeps something per key. Write "
+                f"stream.key_by('column').{name}(...)"
+                f"{', or window_all(...) for all rows together' if name == 'window' else ''}."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+_NEED_A_KEY = {
+    "aggregate", "reduce", "window", "process", "deduplicate", "top_n",
+    "join", "interval_join", "temporal_join", "co_group",
+    "count", "sum", "min", "max", "mean",
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""A stream whose rows of equal keys are together: aggregates and reduce.
+"""A stream whose rows of equal keys are together; aggregates and reduce over all of it.
 
 Why it exists: state is kept per key, so what needs state needs a key first.
 
@@ -22,13 +22,23 @@ from helios_ray.plan.options import OperatorOptions, node_fields
 from helios_ray.plan.two_stage import TwoStageOperator
 from helios_ray.stream.base import OnError, Row, check_callable, where
 from helios_ray.stream.data_stream import DataStream
+from helios_ray.stream.process import KeyedState
+from helios_ray.watermarks import EventTime
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class KeyedStream(DataStream):
+class KeyedStream(KeyedState, DataStream):
     """Rows that go to the subtask of their key. Any method of a stream works on it too.
+
+    =====================  ============================================================
+    over the whole stream  ``aggregate``, ``reduce``, ``count``, ``sum``, ``min``, ``max``, ``mean``
+    windows                ``window``
+    state of your own      ``process``, ``connect``
+    kept per key           ``deduplicate``, ``top_n``
+    joins                  ``join``, ``interval_join``, ``temporal_join``, ``co_group``
+    =====================  ============================================================
 
     Example:
         >>> from helios_ray import StreamExecutionEnvironment
@@ -46,8 +56,9 @@ class KeyedStream(DataStream):
         schema: pa.Schema | None,
         *,
         keys: Sequence[str],
+        time: EventTime | None = None,
     ) -> None:
-        super().__init__(graph, links, schema)
+        super().__init__(graph, links, schema, time=time)
         self._keys = tuple(keys)
 
     @property
@@ -117,6 +128,7 @@ class KeyedStream(DataStream):
             schema=schema,
             detail=", ".join(f"{n}={a}" for n, a in chosen.items()) + f"  emit={emit}",
             stateful=True,
+            keeps_time=False,
         )
 
     def reduce(

@@ -2,7 +2,7 @@
 
 Why it exists: these add no operator (branch aside); they say how the next one is reached.
 
-May import: plan, operators, state.hashing.
+May import: plan, operators, state.hashing, watermarks.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Shape(BaseStream):
         if self._schema is not None:
             check_keys(self._schema, columns, here)
         links = self._partitioned(Partitioning.HASH, columns)
-        return KeyedStream(self._graph, links, self._schema, keys=columns)
+        return KeyedStream(self._graph, links, self._schema, keys=columns, time=self._time)
 
     def union(self, *others: DataStream) -> DataStream:
         """All rows of this stream and ``others``, in no particular order between them.
@@ -64,14 +64,13 @@ class Shape(BaseStream):
         """
         here = where("union")
         for other in others:
-            if other._graph is not self._graph:
-                raise PlanError(
-                    f"{here}: these streams belong to different environments. Build all streams "
-                    f"of a job from one StreamExecutionEnvironment."
-                )
+            self._check_same_graph(other, "union")
         streams = (self, *others)
         schema = union_schema([s._schema for s in streams], here)
-        return self._stream([li for s in streams for li in s._links], schema)
+        links = [link for s in streams for link in s._links]
+        # Where the parts go by different columns, whoever needs a time has to say which.
+        agreed = all(s._time == self._time for s in streams)
+        return self._of(links, schema, time=self._time if agreed else None)
 
     def branch(
         self,
@@ -155,7 +154,17 @@ class Shape(BaseStream):
                 f"{sorted(outputs) or 'none'}.{hint}"
             )
         link = Link(upstream=self._node, tag=tag)
-        return self._stream((link,), outputs[tag])
+        # The side output's rows are no results: their event time is that of the input.
+        came = self._graph[self._node].input_time if tag == "late" else self._time
+        return self._of((link,), outputs[tag], time=came)
+
+    def late(self) -> DataStream:
+        """The rows that came too late for the last operator: ``side_output("late")``.
+
+        Raises:
+            PlanError: the last operator knows no late rows.
+        """
+        return self.side_output("late")
 
     def dead_letters(self) -> DataStream:
         """The rows whose function raised, with the error, where ``on_error="dead_letter"``.
