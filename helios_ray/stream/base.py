@@ -113,8 +113,8 @@ class BaseStream(Configurable):
                 f"watermark strategy, such as WatermarkStrategy.bounded_out_of_orderness('ts', "
                 f"timedelta(seconds=2)), or name the column with time='...'."
             )
-        if self._schema is not None:
-            found.check(self._schema, here)
+        if (schema := self._schema) is not None:
+            made(kind, lambda: found.check(schema, here))
         return found
 
     def _operator(
