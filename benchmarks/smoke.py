@@ -6,6 +6,7 @@ Measured, each several times, medians quoted:
 - age of rows at 10,000 rows/s through the same shape (p50, p99), checkpoints every second
 - duration of a checkpoint and latency of its commit in that job
 - what two-phase commit adds to writing a batch to PostgreSQL, by batch size
+- rows/s of windows, joins and process functions, as jobs and per core (``operators.py``)
 
 Results go to ``benchmarks/results/smoke.json``; the last line repeats the medians.
 """
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.operators import OPERATORS, Measured, per_core
 from benchmarks.pipelines import ArrivalSink, CountingSink, ages_ms, monotonic_us
 from helios_ray import StreamExecutionEnvironment, col
 from helios_ray.aggregates import count, max_, sum_
@@ -76,16 +78,34 @@ def throughput(root: Path, rows: int, parallelism: int) -> dict[str, float]:
         .aggregate(bids=count(), total=sum_("price"), top=max_("price"), uid="per-key")
         .sink_to(CountingSink(directory), uid="out")
     )
-    handle = env.execute_async("throughput")
+    seconds, written = run(env, directory, "throughput", rows)
+    assert written > 0, "the sink saw nothing"
+    return {"rows_per_s": rows / seconds, "seconds": seconds}
+
+
+def operator_job(root: Path, name: str, measured: Measured) -> dict[str, float]:
+    """Rows per second of a job around one operator."""
+    directory = Path(tempfile.mkdtemp(dir=root))
+    env = environment(directory, 1, 10)
+    measured.describe(env, measured.rows).sink_to(CountingSink(directory), uid="out")
+    seconds, written = run(env, directory, name.replace("_", "-"), measured.rows)
+    assert written > 0, "the sink saw nothing"
+    return {"rows_per_s": measured.rows / seconds, "rows_out": written, "seconds": seconds}
+
+
+def run(
+    env: StreamExecutionEnvironment, directory: Path, name: str, rows: int
+) -> tuple[float, int]:
+    """Run a bounded job; seconds from the first sign of running to the end, and rows out."""
+    handle = env.execute_async(name)
     while handle.status().value in ("created", "claiming", "restoring", "deploying", "resolving"):
         time.sleep(0.002)
     begun = time.perf_counter()
     result = handle.wait(timedelta(minutes=10))
     seconds = time.perf_counter() - begun
     written = sum(json.loads(p.read_text())["rows"] for p in directory.glob("*.json"))
-    assert written > 0, "the sink saw nothing"
     assert result.report.rows_read == rows, (result.report.rows_read, rows)
-    return {"rows_per_s": rows / seconds, "seconds": seconds}
+    return seconds, written
 
 
 def latency(root: Path, rate: int, seconds: int) -> dict[str, float]:
@@ -202,6 +222,13 @@ def measure(root: Path, options: argparse.Namespace) -> dict[str, Any]:
             commits[str(rows)] = two_phase(server.dsn, rows, 30)
             shown = ", ".join(f"{k} {v:.2f}" for k, v in commits[str(rows)].items())
             print(f"two-phase commit, {rows} rows: {shown}")
+    operators: dict[str, dict[str, Any]] = {}
+    for name, measured in OPERATORS.items():
+        jobs = [operator_job(root, name, measured) for _ in range(options.repetitions)]
+        alone = [per_core(measured) for _ in range(options.repetitions)]
+        operators[name] = {"job": jobs, "per_core": alone}
+        rate = statistics.median(job["rows_per_s"] for job in jobs)
+        print(f"{name}: job {rate:,.0f} rows/s, per core {statistics.median(alone):,.0f} rows/s")
     return {
         "machine": {
             "cpus": os.cpu_count(),
@@ -213,6 +240,7 @@ def measure(root: Path, options: argparse.Namespace) -> dict[str, Any]:
         "throughput": {p: runs[p] for p in ("p1", "p2")},
         "latency_10k": runs["latency"],
         "two_phase_commit": commits,
+        "operators": operators,
     }
 
 
@@ -226,12 +254,16 @@ def summary(results: dict[str, Any]) -> str:
     latencies = results["latency_10k"]
     commits = results["two_phase_commit"]
     overhead = "/".join(f"{commits[n]['overhead_ms']:.1f}" for n in ("100", "1000", "10000"))
+    cores = " ".join(
+        f"{name}_per_core={statistics.median(figures['per_core']):.0f}"
+        for name, figures in results["operators"].items()
+    )
     return (
         f"bench-smoke: rows_per_s_p1={median(p1, 'rows_per_s'):.0f} "
         f"rows_per_s_p2={median(p2, 'rows_per_s'):.0f} "
         f"p50_ms={median(latencies, 'p50_ms'):.2f} p99_ms={median(latencies, 'p99_ms'):.2f} "
         f"checkpoint_ms={median(latencies, 'checkpoint_ms'):.1f} "
-        f"two_phase_overhead_ms={overhead}"
+        f"two_phase_overhead_ms={overhead} {cores}"
     )
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         KeyedStream,
         WindowedStream,
     )
-    from helios_ray.watermarks import WatermarkStrategy
+    from helios_ray.watermarks import WatermarkGenerator, WatermarkStrategy
 
 __all__ = [
     "AsyncRetry",
@@ -73,6 +73,7 @@ __all__ = [
     "Sink",
     "Source",
     "StreamExecutionEnvironment",
+    "WatermarkGenerator",
     "WatermarkStrategy",
     "WindowedStream",
     "__version__",
@@ -106,6 +107,7 @@ _HOME = {
     "Sink": "helios_ray.connectors.base",
     "Source": "helios_ray.connectors.base",
     "StreamExecutionEnvironment": "helios_ray.environment",
+    "WatermarkGenerator": "helios_ray.watermarks",
     "WatermarkStrategy": "helios_ray.watermarks",
     "col": "helios_ray.operators.expressions",
     "lit": "helios_ray.operators.expressions",

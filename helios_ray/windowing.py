@@ -77,6 +77,13 @@ def _check_zone(what: str, tz: str | None, **lengths: timedelta) -> None:
             )
 
 
+def _shifted(offset: timedelta, tz: str | None) -> str:
+    """The settings that most windows leave alone, for people."""
+    sign = "-" if offset < ZERO else ""
+    moved = f" offset {sign}{abs(offset)}" if offset else ""
+    return moved + (f" in {tz}" if tz is not None else "")
+
+
 @dataclass(frozen=True, slots=True)
 class TumblingWindow:
     """Windows of one size, end to end.
@@ -94,8 +101,8 @@ class TumblingWindow:
             that is not whole days.
 
     Example:
-        >>> TumblingWindow(timedelta(days=1), tz="America/New_York").tz
-        'America/New_York'
+        >>> print(TumblingWindow(timedelta(days=1), tz="America/New_York"))
+        tumbling 1 day, 0:00:00 in America/New_York
     """
 
     size: timedelta
@@ -106,6 +113,9 @@ class TumblingWindow:
         microseconds("TumblingWindow.size", self.size)
         microseconds("TumblingWindow.offset", self.offset, least=-_LONGEST)
         _check_zone("TumblingWindow", self.tz, size=self.size)
+
+    def __str__(self) -> str:
+        return f"tumbling {self.size}{_shifted(self.offset, self.tz)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +131,8 @@ class SlidingWindow:
         ConfigError: as for :class:`TumblingWindow`, or a slide longer than the size.
 
     Example:
-        >>> SlidingWindow(timedelta(seconds=10), timedelta(seconds=2)).slide
-        datetime.timedelta(seconds=2)
+        >>> print(SlidingWindow(timedelta(seconds=10), timedelta(seconds=2)))
+        sliding 0:00:10 every 0:00:02
     """
 
     size: timedelta
@@ -142,6 +152,9 @@ class SlidingWindow:
             )
         _check_zone("SlidingWindow", self.tz, size=self.size, slide=self.slide)
 
+    def __str__(self) -> str:
+        return f"sliding {self.size} every {self.slide}{_shifted(self.offset, self.tz)}"
+
 
 @dataclass(frozen=True, slots=True)
 class SessionWindow:
@@ -157,14 +170,17 @@ class SessionWindow:
         ConfigError: a gap that is not positive.
 
     Example:
-        >>> SessionWindow(timedelta(minutes=30)).gap
-        datetime.timedelta(seconds=1800)
+        >>> print(SessionWindow(timedelta(minutes=30)))
+        session gap 0:30:00
     """
 
     gap: timedelta
 
     def __post_init__(self) -> None:
         microseconds("SessionWindow.gap", self.gap)
+
+    def __str__(self) -> str:
+        return f"session gap {self.gap}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +200,8 @@ class CountWindow:
     Example:
         >>> CountWindow(100).slide, CountWindow(100, 10).slide
         (100, 10)
+        >>> print(CountWindow(100, 10))
+        count 100 every 10
     """
 
     n: int
@@ -200,15 +218,21 @@ class CountWindow:
                 f"between the windows would be in none."
             )
 
+    def __str__(self) -> str:
+        return f"count {self.n}" + (f" every {self.slide}" if self.slide != self.n else "")
+
 
 @dataclass(frozen=True, slots=True)
 class GlobalWindow:
     """One window for all rows: it ends with the input, and before that speaks only early.
 
     Example:
-        >>> GlobalWindow()
-        GlobalWindow()
+        >>> print(GlobalWindow())
+        global
     """
+
+    def __str__(self) -> str:
+        return "global"
 
 
 WindowSpec: TypeAlias = TumblingWindow | SlidingWindow | SessionWindow | CountWindow | GlobalWindow
@@ -242,6 +266,11 @@ class Trigger:
         if self.every is not None:
             microseconds("Trigger.every", self.every)
 
+    def __str__(self) -> str:
+        if self.rows is not None:
+            return f"early every {self.rows} {'row' if self.rows == 1 else 'rows'}"
+        return f"early every {self.every}" if self.every is not None else "on watermark"
+
     @classmethod
     def on_watermark(cls) -> Trigger:
         """Only when the watermark passes the window's end (and for late rows, after it)."""
@@ -261,8 +290,8 @@ class Trigger:
             ConfigError: neither or both.
 
         Example:
-            >>> Trigger.early(rows=100).is_early, Trigger.on_watermark().is_early
-            (True, False)
+            >>> print(Trigger.early(rows=100), Trigger.on_watermark(), sep="; ")
+            early every 100 rows; on watermark
         """
         if rows is None and every is None:
             raise ConfigError("Trigger.early needs rows= or every=, got neither.")

@@ -154,6 +154,29 @@ class StreamExecutionEnvironment(Settings):
         """
         return self._source("range", RangeSource(start, stop, step), None, options)
 
+    def from_ray_dataset(
+        self,
+        dataset: Any,
+        watermark_strategy: WatermarkStrategy | None = None,
+        **options: Unpack[OperatorOptions],
+    ) -> DataStream:
+        """Read a ``ray.data.Dataset``, which is computed once, when the job starts.
+
+        Its blocks stay in Ray's object store; those of a detached job are copied there. A job
+        resumes only with the same rows in the same order: give it the same dataset again.
+
+        Args:
+            dataset: of any size; tensors of one shape become ``pyarrow.fixed_shape_tensor``.
+            watermark_strategy: as for :meth:`from_source`.
+
+        Raises:
+            PlanError: ``dataset`` is no dataset.
+            ConfigError: a column has a type that no stream can hold; names it.
+        """
+        from helios_ray.runtime.ray_dataset import RayDatasetSource
+
+        return self._source("ray_dataset", RayDatasetSource(dataset), watermark_strategy, options)
+
     def _source(
         self,
         kind: str,
@@ -175,6 +198,7 @@ class StreamExecutionEnvironment(Settings):
         schema = source.schema()
         if watermarks is not None and schema is not None:
             watermarks.check(schema)
+            schema = watermarks.output_schema(schema)
         node = self._graph.add(
             kind=kind,
             role=Reads(source=source, watermarks=watermarks),

@@ -46,16 +46,21 @@ class TaskParts:
         operators = self.chain.operators.values()
         return sum(o.counters().get("operator.skipped_rows", 0) for o in operators)
 
-    def wakeups(self, *, running: bool) -> list[float]:
-        """Times at which a part has something to do of itself, while the task runs or at all."""
+    def wakeups(self, *, timers: bool, reads: bool) -> list[float]:
+        """Times at which a part has something to do of itself.
+
+        Args:
+            timers: operators may be told the time.
+            reads: the source may be asked.
+        """
         times = [self.outputs.next_wakeup()]
         if self.sink is not None:
             times.append(self.sink.next_retry())
-        if running:
+        if timers:
             timer = self.chain.next_timer()
             times.append(None if timer is None else timer / 1_000_000)
-            if self.source is not None:
-                times.append(self.source.next_poll())
+        if reads and self.source is not None:
+            times.append(self.source.next_poll())
         return [t for t in times if t is not None]
 
     def close(self) -> None:

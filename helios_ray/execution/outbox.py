@@ -15,6 +15,7 @@ from helios_ray.protocol.messages import (
     CommitAcknowledged,
     Heartbeat,
     ResolveTransactions,
+    SourceProgress,
     TaskFailed,
     TaskPhase,
     TransactionsResolved,
@@ -51,6 +52,13 @@ class Outbox:
             task=self._task, epoch=epoch, sink=request.sink, sweep=request.sweep
         )
         self.put(Tell(done))
+
+    def progress(self, epoch: int, number: int, watermark: int, idle: bool) -> None:
+        """Say how far the source of this task is."""
+        said = SourceProgress(
+            task=self._task, epoch=epoch, number=number, watermark=watermark, idle=idle
+        )
+        self.put(Tell(said))
 
     def failed(self, epoch: int, error: BaseException) -> None:
         """Say that the task cannot go on in this epoch."""

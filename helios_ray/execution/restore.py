@@ -118,7 +118,8 @@ def share_out(
     for (uid, name), (kind, tables) in gathered.items():
         table = pa.concat_tables(tables, promote_options="default")
         if kind is StateKind.SPLIT and manifest.parallelism[uid] != chain.parallelism:
-            table = table.take(pa.array(range(task.subtask, table.num_rows, chain.parallelism)))
+            every_nth = range(task.subtask, table.num_rows, chain.parallelism)
+            table = table.take(pa.array(every_nth, pa.int64()))
         state.setdefault(uid, {})[name] = StateTable(kind, table)
     before = [s for s in manifest.tasks if s.task.operator == task.operator]
     return RestoredTask(

@@ -1,13 +1,15 @@
-"""The source at the head of a task: splits, positions, watermarks per split, idleness.
+"""The source at the head of a task: splits, positions, and which of them to read next.
 
 Why it exists: a connector reads one split; this reads all splits of a subtask and keeps what
-the snapshot needs: per split its exact position and its event time (rules 12 and 15).
+the snapshot needs: per split its exact position and its event time (rules 12 and 15). What
+event time they make together is in ``source_time``; which may not be read, because the source
+is ahead of its group, in ``drift``.
 
 Ownership of splits. Those known when a job starts are dealt out in order. One found later
 belongs to the subtask given by a stable hash of its id, so subtasks need not talk. After a
 change of parallelism all known splits are dealt out anew.
 
-May import: plan, connectors, operators, watermarks, elements.
+May import: plan, connectors, operators, elements, the messages of protocol, and this room.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from typing import Any
 import pyarrow as pa
 
 from helios_ray.connectors.base import Exhausted, NotYet, Rows, Source, Split, SplitReader
-from helios_ray.elements import MIN_TIMESTAMP, Batch, Idle, StreamElement, Watermark
+from helios_ray.elements import MIN_TIMESTAMP, Batch, StreamElement
+from helios_ray.execution.drift import Brake, Report
+from helios_ray.execution.source_time import SourceTime, SplitTime
 from helios_ray.operators.base import StateKind, StateTable
 from helios_ray.plan.physical import SourceSpec
-from helios_ray.watermarks import WatermarkGenerator
+from helios_ray.protocol.messages import LimitSource
 
 STATE_NAME = "splits"
 
@@ -37,6 +41,7 @@ _SCHEMA = pa.schema(
         ("spec", pa.string()),
         ("position", pa.string()),
         ("event_time", pa.string()),
+        ("watermark", pa.int64()),
     ]
 )
 
@@ -58,8 +63,12 @@ class _SplitState:
     done: bool = False
     event_time: dict[str, Any] = field(default_factory=dict)
     reader: SplitReader | None = None
-    generator: WatermarkGenerator | None = None
+    time: SplitTime | None = None
     retry_at: float = 0.0
+
+    @property
+    def held(self) -> bool:
+        return self.time is not None and self.time.paused
 
 
 class SourceDriver:
@@ -79,9 +88,9 @@ class SourceDriver:
         self._mine: dict[str, _SplitState] = {}
         self._others: set[str] = set()
         self._turn = 0
-        self._watermark = MIN_TIMESTAMP
-        self._last_row: float | None = None
-        self._idle = False
+        self._time = SourceTime(spec.watermarks, spec.uid)
+        alignment = None if spec.watermarks is None else spec.watermarks.alignment
+        self._brake = None if alignment is None else Brake(alignment)
         self._discover_at: float | None = None
         self._poll_at: float | None = 0.0
         self._suspended = False
@@ -101,29 +110,45 @@ class SourceDriver:
         self._others = {s.split_id for s in every} - self._mine.keys()
 
     def restore(self, state: StateTable, watermark: int) -> None:
-        """Continue from a snapshot; rows of every subtask are given."""
-        self._watermark = watermark
-        rows = sorted(state.table.to_pylist(), key=lambda r: str(r["split_id"]))
+        """Continue from a snapshot; rows of every subtask are given.
+
+        Args:
+            watermark: what the task had announced. The source had come at least as far.
+        """
+        rows = state.table.to_pylist()
         redeal = any(r["parallelism"] != self._parallelism for r in rows)
+        if redeal:
+            rows.sort(key=lambda r: str(r["split_id"]))
+        said = []
         for index, row in enumerate(rows):
             owner = index % self._parallelism if redeal else row["owner"]
+            if redeal or owner == self._subtask:
+                before = row.get("watermark")
+                said.append(MIN_TIMESTAMP if before is None else before)
             if owner != self._subtask:
                 self._others.add(row["split_id"])
                 continue
             split = Split(split_id=row["split_id"], spec=json.loads(row["spec"]))
-            self._mine[split.split_id] = _SplitState(
+            s = self._mine[split.split_id] = _SplitState(
                 split,
                 position=json.loads(row["position"]),
                 done=row["done"],
                 event_time=json.loads(row["event_time"]),
             )
+            if s.event_time and not s.done:
+                # It counts in the watermark, also while it waits its turn.
+                s.time = self._time.split(split.split_id, s.event_time)
+        self._time.restore(max(watermark, min(said, default=MIN_TIMESTAMP)))
+        times = [s.time.watermark for s in self._mine.values() if s.time is not None]
+        if self._brake is not None and any(t > MIN_TIMESTAMP for t in times):
+            self._brake.resume()
 
     def snapshot(self) -> StateTable:
         """Every split of this subtask with its exact position."""
         rows = []
         for split_id, s in self._mine.items():
             position = s.reader.position() if s.reader is not None else s.position
-            event_time = s.generator.state() if s.generator is not None else s.event_time
+            event_time = s.time.state() if s.time is not None else s.event_time
             rows.append(
                 {
                     "split_id": split_id,
@@ -133,6 +158,7 @@ class SourceDriver:
                     "spec": json.dumps(dict(s.split.spec)),
                     "position": json.dumps(position),
                     "event_time": json.dumps(event_time),
+                    "watermark": self._time.watermark,
                 }
             )
         return StateTable(StateKind.UNION, pa.Table.from_pylist(rows, schema=_SCHEMA))
@@ -163,7 +189,8 @@ class SourceDriver:
         elements, self._poll_at = self.poll(max_rows, now)
         if elements:
             self._poll_at = now
-        return elements
+        # What a source without time says at the very first; that alone is no reason to ask again.
+        return [*self._time.greeting(), *elements]
 
     def poll(self, max_rows: int, now: float) -> tuple[list[StreamElement], float | None]:
         """Read some rows.
@@ -173,12 +200,13 @@ class SourceDriver:
             something else happens).
         """
         self._discover(now)
-        if self._last_row is None:
-            self._last_row = now
         open_splits = self._open()
+        self._hold_back(open_splits, now)
         retry: list[float] = []
         for step in range(len(open_splits)):
             s = open_splits[(self._turn + step) % len(open_splits)]
+            if s.held:
+                continue
             if s.retry_at > now:
                 retry.append(s.retry_at)
                 continue
@@ -195,11 +223,13 @@ class SourceDriver:
                     self._close(s)
                     # What was behind this split may be open to the watermark now.
                     return self._marks(now), now
+        marks = self._marks(now)
+        retry += self._time.wakeups(s.time for s in open_splits)
         if self._discover_at is not None:
             retry.append(self._discover_at)
-        marks = self._marks(now)
-        if self._idle_at is not None and not self._idle:
-            retry.append(self._idle_at)
+        report_at = None if self._brake is None else self._brake.next_report
+        if report_at is not None:
+            retry.append(report_at)
         return marks, min(retry, default=None)
 
     def _open(self) -> list[_SplitState]:
@@ -210,10 +240,8 @@ class SourceDriver:
                 s.reader = self._source.open_split(s.split)
                 if s.position is not None:
                     s.reader.seek(s.position)
-                if self._spec.watermarks is not None:
-                    s.generator = self._spec.watermarks.generator()
-                    if s.event_time:
-                        s.generator.restore(s.event_time)
+                if s.time is None:
+                    s.time = self._time.split(s.split.split_id, s.event_time)
         return chosen
 
     def _close(self, s: _SplitState) -> None:
@@ -221,16 +249,16 @@ class SourceDriver:
         s.position = s.reader.position()
         s.reader.close()
         s.reader, s.done = None, True
-        if s.generator is not None:
-            s.event_time = dict(s.generator.state())
+        if s.time is not None:
+            s.event_time, s.time = s.time.state(), None
 
     def _rows(
         self, s: _SplitState, data: pa.RecordBatch, origin: Any, now: float
     ) -> list[StreamElement]:
-        self._last_row = now
-        if s.generator is not None:
-            s.generator.observe(data)
-        return [Batch(data, origin), *self._marks(now, had_rows=True)]
+        if s.time is not None:
+            s.time.observe(data, now)
+        stamped = self._time.stamp(data, now)
+        return [Batch(stamped, origin), *self._marks(now, had_rows=True)]
 
     def _discover(self, now: float) -> None:
         interval = self._source.discovery_interval
@@ -256,33 +284,35 @@ class SourceDriver:
 
     # ------------------------------------------------------------------------- time
 
-    @property
-    def _idle_at(self) -> float | None:
-        strategy = self._spec.watermarks
-        if strategy is None or strategy.idleness is None or self._last_row is None:
-            return None
-        return self._last_row + strategy.idleness / 1_000_000
-
     def _marks(self, now: float, *, had_rows: bool = False) -> list[StreamElement]:
-        if self._spec.watermarks is None:
-            return []
-        woken = had_rows and self._idle
-        if had_rows:
-            self._idle = False
-        merged = min(
-            (s.generator.watermark for s in self._mine.values() if s.generator and not s.done),
-            default=None,
-        )
-        if merged is not None and merged > self._watermark:
-            self._watermark = merged
-            return [Watermark(merged)]
-        if woken and self._watermark > MIN_TIMESTAMP:
-            return [Watermark(self._watermark)]
-        idle_at = self._idle_at
-        if not had_rows and not self._idle and idle_at is not None and now >= idle_at:
-            self._idle = True
-            return [Idle()]
-        return []
+        unfinished = [s for s in self._mine.values() if not s.done]
+        reading = [s.time for s in unfinished if s.reader is not None]
+        waiting = [s.time for s in unfinished if s.reader is None]
+        return self._time.marks(now, reading, waiting, had_rows=had_rows)
+
+    # ---------------------------------------------------------------------------- drift
+
+    def report_to(self, report: Report) -> None:
+        """Say from now on how far the subtask is, if it belongs to a group."""
+        if self._brake is not None:
+            self._brake.report_to(report)
+
+    def limit(self, message: LimitSource) -> None:
+        """The coordinator says how far the splits may go."""
+        if self._brake is not None and self._brake.limit(message.number, message.limit):
+            self._poll_at = 0.0
+
+    def _hold_back(self, open_splits: Sequence[_SplitState], now: float) -> None:
+        if self._brake is None:
+            return
+        times = [s.time for s in open_splits if s.time is not None]
+        for t in times:
+            t.paused = self._brake.holds(t.watermark)
+            t.look(now)
+        active = [t for t in times if not t.idle]
+        progress = min((t.watermark for t in active), default=MIN_TIMESTAMP)
+        waits = any(t.paused for t in active)
+        self._brake.look(now, progress, idle=not active, waits=waits)
 
     def close(self) -> None:
         """Close every reader."""

@@ -12,20 +12,16 @@ from collections.abc import Sequence
 
 from helios_ray.connectors.base import Split
 from helios_ray.elements import (
-    MAX_TIMESTAMP,
     MIN_TIMESTAMP,
     Batch,
     CheckpointBarrier,
-    EndOfInput,
-    Idle,
     StreamElement,
-    Watermark,
 )
 from helios_ray.execution.actions import Action, SealSnapshot, SendCredit, SendFrame
 from helios_ray.execution.assembly import TaskParts, assemble
-from helios_ray.execution.batching import concatenate
 from helios_ray.execution.failures import Guard
 from helios_ray.execution.failures import is_permanent as is_permanent
+from helios_ray.execution.flow import Flow
 from helios_ray.execution.outbox import Outbox
 from helios_ray.execution.outputs import OutputGate
 from helios_ray.execution.restore import RestoredTask
@@ -34,11 +30,13 @@ from helios_ray.execution.settings import TaskOptions as TaskOptions
 from helios_ray.execution.sink import SinkDriver
 from helios_ray.execution.source import SourceDriver
 from helios_ray.identifiers import ChannelId, TaskId
+from helios_ray.operators.base import Response
 from helios_ray.plan.physical import PhysicalPlan
 from helios_ray.protocol.channels import Frame
 from helios_ray.protocol.messages import (
     AbortCheckpoint,
     CommitCheckpoint,
+    LimitSource,
     ResolveTransactions,
     StartTask,
     TaskPhase,
@@ -50,11 +48,15 @@ from helios_ray.protocol.task import (
     BecomeIdle,
     FinishInput,
     GrantCredit,
+    InputEnded,
     Instruction,
     ProcessBatches,
     TakeCheckpoint,
     TaskCore,
 )
+
+_RUNNING = (TaskPhase.RUNNING, TaskPhase.DRAINING)
+"""Phases in which operators are called."""
 
 
 class TaskBody:
@@ -82,10 +84,8 @@ class TaskBody:
         self.counters = TaskCounters()
         self.phase = TaskPhase.BLANK
         self._outbox = Outbox(task)
-        self._now = 0.0
+        self._flow = Flow(self.core, self._outbox, self.counters)
         self._heartbeat_at = 0.0
-        self._ended = False
-        self._announced = MIN_TIMESTAMP
         self._parts: TaskParts | None = None
 
     # ------------------------------------------------------------------------ the epoch
@@ -120,7 +120,7 @@ class TaskBody:
                 self._close()
                 self._build(restored or RestoredTask(), splits, first_checkpoint_id)
                 self.phase = TaskPhase.READY
-                self._announced = self.core.watermark
+                self._flow.announced = self.core.watermark
             if epoch == self.core.epoch:
                 self._beat()
         return self._take()
@@ -128,7 +128,6 @@ class TaskBody:
     def _build(
         self, restored: RestoredTask, splits: Sequence[Split], first_checkpoint_id: int
     ) -> None:
-        self._ended = False
         self._parts = assemble(
             self._plan,
             self.task,
@@ -137,8 +136,9 @@ class TaskBody:
             splits,
             first_checkpoint_id,
             self._options.channels,
-            self._emit,
+            self._flow.emit,
         )
+        self._flow.join(self._parts)
 
     def _close(self) -> None:
         parts, self._parts = self._parts, None
@@ -184,10 +184,10 @@ class TaskBody:
                 instructions = self.core.start(epoch)
                 if starting:
                     self.phase = TaskPhase.RUNNING
-                    # Operators and those downstream learn where event time stood.
-                    if self._announced > MIN_TIMESTAMP:
-                        self._advance_time(self._announced)
+                    self._flow.set_processing_time()
+                    self._flow.resume()
                 self._carry_out(instructions)
+                self._settle()
                 self._beat()
             case TriggerCheckpoint(epoch=epoch, checkpoint_id=checkpoint_id, suspend=suspend):
                 self._carry_out(self.core.trigger(epoch, checkpoint_id))
@@ -195,6 +195,8 @@ class TaskBody:
                     self._source.suspend()
             case AbortCheckpoint(epoch=epoch, checkpoint_id=checkpoint_id):
                 self.core.abort(epoch, checkpoint_id)
+            case LimitSource() if self._source is not None:
+                self._source.limit(message)
             case CommitCheckpoint(checkpoint_id=checkpoint_id) if self._sink is not None:
                 self._committed(self._sink.commit(checkpoint_id, self._now))
             case ResolveTransactions() if self._sink is not None:
@@ -205,6 +207,21 @@ class TaskBody:
         with self._guard(now):
             if self.phase is not TaskPhase.FAILED:
                 self.core.receive(frame)
+        return self._take()
+
+    def respond(self, epoch: int, operator: str, response: Response, now: float) -> list[Action]:
+        """A request of an operator has ended; one of another epoch is of no interest.
+
+        Args:
+            epoch, operator: as ``StartRequest`` said.
+            response: how it ended.
+            now: seconds.
+        """
+        with self._guard(now):
+            if epoch == self.core.epoch and self.phase in _RUNNING:
+                self._flow.set_processing_time()
+                self._flow.respond(operator, response)
+                self._settle()
         return self._take()
 
     def confirm(self, epoch: int, channel: ChannelId, sequence: int) -> None:
@@ -228,11 +245,11 @@ class TaskBody:
     @property
     def ready(self) -> bool:
         """Whether ``step`` would find work right now."""
-        if self.phase is not TaskPhase.RUNNING or self.blocked:
+        if self.phase not in _RUNNING or self.blocked:
             return False
-        if self._source is None:
+        if self._source is None or self.phase is TaskPhase.DRAINING:
             return self.core.has_work
-        return self._source.ready(self._now)
+        return not self.core.held_inputs and self._source.ready(self._now)
 
     @property
     def blocked(self) -> bool:
@@ -242,7 +259,7 @@ class TaskBody:
     def step(self, now: float) -> list[Action]:
         """Do one piece of work: some rows, one mark, or what time makes due."""
         with self._guard(now):
-            if self.phase in (TaskPhase.RUNNING, TaskPhase.FINISHED):
+            if self.phase in _RUNNING:
                 self._work()
             if self._sink is not None:
                 committed, resolved = self._sink.retry(self._now)
@@ -260,33 +277,33 @@ class TaskBody:
         """When ``step`` should be called next, if nothing comes in before."""
         times = [self._heartbeat_at]
         if self._parts is not None:
-            times += self._parts.wakeups(running=self.phase is TaskPhase.RUNNING)
+            reads = self.phase is TaskPhase.RUNNING and not self.core.held_inputs
+            times += self._parts.wakeups(timers=self.phase in _RUNNING, reads=reads)
         return min(times)
 
     def _work(self) -> None:
-        timer = self._joined.chain.next_timer()
-        if timer is not None and timer <= self._now * 1_000_000:
-            self._joined.chain.fire_timers(int(self._now * 1_000_000))
-        if self.phase is not TaskPhase.RUNNING:
-            return
+        self._flow.set_processing_time()
+        if self._flow.fire_timers():
+            self._settle()
+        source = self._source
         if self.blocked:
             self.counters.blocked_steps += 1
-        elif self._joined.source is not None:
-            self._read(self._joined.source)
-        else:
+        elif source is None or self.phase is TaskPhase.DRAINING:
             self._carry_out(self.core.advance(self._options.batch_bytes))
+        elif not self.core.held_inputs:
+            self._flow.read(source, self._options.source_rows)
+            if source.exhausted:
+                self._settle()
+                self._carry_out(self.core.source_exhausted())
+        self._settle()
 
-    def _read(self, source: SourceDriver) -> None:
-        for element in source.read(self._options.source_rows, self._now):
-            match element:
-                case Batch():
-                    self._process((element,), 0)
-                case Watermark(timestamp):
-                    self._advance_time(timestamp)
-                case _:
-                    self._broadcast(element)
-        if source.exhausted:
-            self._carry_out(self.core.source_exhausted())
+    def _settle(self) -> None:
+        if self.phase in _RUNNING:
+            self._flow.settle()
+        if self.core.phase is TaskPhase.DRAINING and self.phase is TaskPhase.RUNNING:
+            # Nobody sends barriers any more: the coordinator must know whom to ask.
+            self.phase = TaskPhase.DRAINING
+            self._beat()
 
     # -------------------------------------------------------------------- instructions
 
@@ -296,40 +313,23 @@ class TaskBody:
                 case ProcessBatches(input_index, batches):
                     self._process(batches, input_index)
                 case AdvanceWatermark(timestamp):
-                    self._advance_time(timestamp)
+                    self._flow.advance_time(timestamp)
                 case BecomeIdle():
-                    self._broadcast(Idle())
+                    self._flow.become_idle()
                 case TakeCheckpoint(checkpoint_id):
                     self._take_checkpoint(checkpoint_id)
+                case InputEnded(input_index):
+                    self._flow.end_one_input(input_index)
                 case FinishInput(flush):
                     self._finish(flush=flush)
                 case GrantCredit(channel, consumed):
                     self._outbox.put(SendCredit(self.core.epoch, channel, consumed))
 
     def _process(self, batches: Sequence[Batch], input_index: int) -> None:
-        for batch in concatenate(batches):
-            self.counters.rows_in += batch.data.num_rows
-            self.counters.bytes_in += batch.data.nbytes
-            self._joined.chain.process(batch, input_index)
-
-    def _advance_time(self, timestamp: int) -> None:
-        leaving = self._joined.chain.advance_time(timestamp)
-        if timestamp == MAX_TIMESTAMP:
-            # Local to the task: downstream, the end of this input is not the end of time.
-            return
-        self._announced = max(self._announced, leaving)
-        self._broadcast(Watermark(self._announced))
-
-    def _emit(self, operator: str, batch: Batch) -> None:
-        self.counters.rows_out += batch.data.num_rows
-        if self._sink is not None and batch.tag is None:
-            self._sink.write(batch.data)
-        else:
-            self._joined.outputs.emit(operator, batch, self._now)
+        self._flow.process(batches, input_index)
 
     def _broadcast(self, element: StreamElement) -> None:
-        if not self._ended:
-            self._joined.outputs.broadcast(element, self._now)
+        self._flow.broadcast(element)
 
     def _take_checkpoint(self, checkpoint_id: int) -> None:
         self._broadcast(CheckpointBarrier(checkpoint_id))
@@ -341,17 +341,13 @@ class TaskBody:
                 checkpoint_id=checkpoint_id,
                 state=self._joined.state(),
                 prepared=self._sink.prepared if self._sink is not None else (),
-                watermark=self._announced,
-                finished=self._ended,
+                watermark=self._flow.announced,
+                finished=self._flow.ended,
             )
         )
 
     def _finish(self, *, flush: bool) -> None:
-        if flush:
-            self._advance_time(MAX_TIMESTAMP)
-            self._joined.chain.end_input()
-        self._broadcast(EndOfInput())
-        self._ended = True
+        self._flow.finish(flush=flush)
         self.phase = TaskPhase.FINISHED
         self._beat()
 
@@ -369,7 +365,11 @@ class TaskBody:
     @property
     def watermark(self) -> int:
         """Event time announced downstream (µs)."""
-        return self._announced
+        return self._flow.announced
+
+    @property
+    def _now(self) -> float:
+        return self._flow.now
 
     @property
     def skipped_rows(self) -> int:
@@ -386,7 +386,7 @@ class TaskBody:
         self._outbox.beat(self.core.epoch, self.phase)
 
     def _guard(self, now: float) -> Guard:
-        self._now = max(self._now, now)
+        self._flow.now = max(self._now, now)
         return Guard(self._failed)
 
     def _failed(self, error: Exception) -> None:

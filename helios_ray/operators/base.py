@@ -163,7 +163,11 @@ class Operator(ABC):
         return []
 
     def on_input_end(self, input_index: int) -> list[Batch]:
-        """This input has ended and others go on; for the last one, ``end_input`` comes."""
+        """This input has ended and others go on; for the last one, ``end_input`` comes.
+
+        After a restore it is called again for an input that had ended before the checkpoint,
+        though not before the first rows of others: what the operator knew is in its snapshot.
+        """
         return []
 
     def end_input(self) -> list[Batch]:

@@ -44,11 +44,14 @@ class MapBatchesOperator(Operator):
         zero_copy_batch: True allows read-only views of the stream's own memory; False gives
             copies that may be written to.
         schema: of the output; inferred from the first result where it is None.
-        on_error: under ``skip`` and ``dead_letter``, every row of a call that raised is left
-            out; with a smaller ``batch_size`` fewer good rows go with a bad one.
+        on_error: under ``skip`` and ``dead_letter``, rows whose call raised are given again by
+            halves, until the rows that fail alone are found; those are left out, and of all
+            others the results count. Nothing that a call returned or yielded before it or
+            its rest raised is used.
 
     Raises:
-        ConfigError: an argument that does not fit.
+        ConfigError: an argument that does not fit; also arguments that the function or the
+            class's constructor does not take.
 
     Example:
         >>> operator = MapBatchesOperator(lambda batch: {"y": batch["x"] * 2}, batch_size=2)
@@ -93,12 +96,21 @@ class MapBatchesOperator(Operator):
                 f"map_batches: batch_format must be one of {', '.join(get_args(BatchFormat))}, "
                 f"got {batch_format!r}."
             )
+        fn_args, fn_kwargs = tuple(fn_args or ()), dict(fn_kwargs or {})
+        if inspect.isclass(fn):
+            given = tuple(fn_constructor_args or ()), dict(fn_constructor_kwargs or {})
+            _check_call(f"the constructor of {fn.__name__}", fn, *given)
+            call = f"{fn.__name__}.__call__"
+            _check_call(call, fn.__call__, ("self", "batch", *fn_args), fn_kwargs)
+        else:
+            called = getattr(fn, "__name__", type(fn).__name__)
+            _check_call(called, fn, ("batch", *fn_args), fn_kwargs)
         self._fn = fn
         self._batch_size = batch_size
         # Ray Data's None is "the format of the block"; here every block is Arrow.
         self._format: str = "pyarrow" if batch_format is None else batch_format
-        self._args = tuple(fn_args or ())
-        self._kwargs = dict(fn_kwargs or {})
+        self._args = fn_args
+        self._kwargs = fn_kwargs
         self._constructor_args = tuple(fn_constructor_args or ())
         self._constructor_kwargs = dict(fn_constructor_kwargs or {})
         self._zero_copy = zero_copy_batch
@@ -117,22 +129,31 @@ class MapBatchesOperator(Operator):
             self._call = self._fn
 
     def process_batch(self, batch: Batch, input_index: int = 0) -> list[Batch]:
+        rows = batch.data.num_rows
+        step = self._batch_size or max(1, rows)
         out: list[Batch] = []
-        step = self._batch_size or max(1, batch.data.num_rows)
-        for start in range(0, batch.data.num_rows, step):
-            piece = batch.data.slice(start, step)
-            try:
-                tables = list(self._tables(piece))
-            except Exception as error:
-                self._failures.failed(error, to_rows(piece), start, batch)
-                continue
-            place = position(batch, start)
-            said = f" for the rows from {place}" if place else f" for the rows from row {start}"
-            for table in tables:
-                if table.num_rows:
-                    data = self._output.from_table(table, said)
-                    out.append(Batch(data, around(batch.origin), batch.tag))
+        for start in range(0, rows, step):
+            out += self._results(batch, start, min(start + step, rows))
         return out + self._failures.drain()
+
+    def _results(self, batch: Batch, start: int, stop: int) -> list[Batch]:
+        """What the function makes of rows ``start`` to ``stop``; by halves where it fails."""
+        piece = batch.data.slice(start, stop - start)
+        try:
+            tables = list(self._tables(piece))
+        except Exception as error:
+            if self._failures.on_error != "raise" and stop - start > 1:
+                middle = (start + stop) // 2
+                return self._results(batch, start, middle) + self._results(batch, middle, stop)
+            self._failures.failed(error, to_rows(piece), start, batch)
+            return []
+        place = position(batch, start)
+        said = f" for the rows from {place}" if place else f" for the rows from row {start}"
+        return [
+            Batch(self._output.from_table(table, said), around(batch.origin), batch.tag)
+            for table in tables
+            if table.num_rows
+        ]
 
     def _tables(self, piece: pa.RecordBatch) -> Iterator[pa.Table]:
         assert self._call is not None, "open() comes before process_batch()"
@@ -158,6 +179,22 @@ class MapBatchesOperator(Operator):
         if inspect.isclass(self._fn) and callable(close):
             close()
         self._call = None
+
+
+def _check_call(what: str, fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Arguments that cannot be taken are found when the job is built, not where it runs."""
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return  # built-in functions do not tell
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ConfigError(
+            f"map_batches: {what}{signature} cannot be called as asked: {error}. The batch comes "
+            f"first, then fn_args and fn_kwargs; a class is made with fn_constructor_args and "
+            f"fn_constructor_kwargs."
+        ) from error
 
 
 def to_format(piece: pa.RecordBatch, batch_format: str, *, zero_copy: bool = True) -> Any:

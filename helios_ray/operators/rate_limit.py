@@ -2,6 +2,7 @@
 
 Why it exists: what stands behind a stream (an API, a database) bears only so much. Rows that
 come too fast are held, in order, are part of every snapshot, and hold the watermark back.
+Once many are held, the input is blocked; the end of the input waits until none is.
 
 Source: the token bucket (Turner, "New Directions in Communications", 1986).
 
@@ -20,6 +21,7 @@ import pyarrow as pa
 from helios_ray.elements import MAX_TIMESTAMP, MIN_TIMESTAMP, Batch
 from helios_ray.errors import ConfigError
 from helios_ray.operators.base import (
+    NONE_BLOCKED,
     Operator,
     OperatorContext,
     OperatorSnapshot,
@@ -33,7 +35,11 @@ SECOND = 1_000_000
 BURST_SECONDS = 0.1
 """How much of a second's rows may pass at once after a pause."""
 
+MAX_HELD_ROWS = 65_536
+"""Held rows beyond which the input waits."""
+
 _HELD = "held"
+_INPUT = frozenset({0})
 
 
 @dataclass(slots=True)
@@ -46,13 +52,14 @@ class _Held:
 class RateLimitOperator(Operator):
     """Lets rows pass at a rate; each of p subtasks at a p-th of it.
 
-    The end of input releases what is held, at once.
-
     Args:
         rows_per_second: of the whole stream; positive.
+        max_held_rows: from so many held rows on, a subtask takes no more; what had come in by
+            then is held too. Barriers wait behind rows that are not taken: more room makes
+            checkpoints of a stream that is too fast quicker, and larger.
 
     Raises:
-        ConfigError: a rate that is not positive and finite.
+        ConfigError: a rate that is not positive and finite, or no room for a row.
 
     Example:
         >>> operator = RateLimitOperator(10)
@@ -69,13 +76,19 @@ class RateLimitOperator(Operator):
 
     what = "rate_limit"
 
-    def __init__(self, rows_per_second: float) -> None:
+    def __init__(self, rows_per_second: float, *, max_held_rows: int = MAX_HELD_ROWS) -> None:
         number = isinstance(rows_per_second, (int, float)) and rows_per_second is not True
         if not number or not (0 < rows_per_second < math.inf):
             raise ConfigError(
                 f"rate_limit: rows_per_second must be a positive number, got {rows_per_second!r}."
             )
+        if type(max_held_rows) is not int or max_held_rows < 1:
+            raise ConfigError(
+                f"rate_limit: max_held_rows must be a number of rows, at least 1, "
+                f"got {max_held_rows!r}."
+            )
         self._rate = rows_per_second
+        self._most_held = max_held_rows
         self._queue: deque[_Held] = deque()
         self._held_rows = 0
         self._input = InputSchema(self.what)
@@ -94,6 +107,13 @@ class RateLimitOperator(Operator):
     def held_rows(self) -> int:
         """Rows that wait."""
         return self._held_rows
+
+    def blocked_inputs(self) -> frozenset[int]:
+        return _INPUT if self._held_rows >= self._most_held else NONE_BLOCKED
+
+    @property
+    def outstanding(self) -> bool:
+        return self._held_rows > 0
 
     def set_processing_time(self, now: int) -> None:
         if now > self._now:
@@ -143,6 +163,7 @@ class RateLimitOperator(Operator):
 
     def on_watermark(self, timestamp: int) -> list[Batch]:
         self._watermark = max(self._watermark, timestamp)
+        # A driver that does not wait while rows are outstanding loses none of them.
         return self._take(self._held_rows) if timestamp == MAX_TIMESTAMP else []
 
     def output_watermark(self, timestamp: int) -> int:
@@ -168,11 +189,14 @@ class RateLimitOperator(Operator):
             return {}
         batches = [held.batch.data for held in self._queue]
         # The schema of the newest: a column seen only as null may have got its type since.
-        parts = [pa.Table.from_batches([b]).cast(batches[-1].schema) for b in batches]
+        schema = batches[-1].schema
+        parts = [pa.Table.from_batches([b]) for b in batches]
+        parts = [p if p.schema.equals(schema) else p.cast(schema) for p in parts]
         return {_HELD: StateTable(StateKind.SPLIT, pa.concat_tables(parts))}
 
     def restore(self, state: Mapping[str, StateTable]) -> None:
         if _HELD in state:
             for data in state[_HELD].table.to_batches():
                 if data.num_rows:
+                    self._input.check(data.schema, self.context.uid)
                     self._hold(Batch(data))

@@ -11,7 +11,8 @@ What it decides:
 - *Edges.* ``key_by`` is a hash edge; a change of parallelism is a rebalance; a union is several
   edges into one input; a side output is an edge with a tag from inside a chain.
 - *Local pre-aggregation.* An aggregate that offers a local half has it run at the tail of the
-  chain before the shuffle, so that the shuffle carries partial results.
+  chain before the shuffle, so that the shuffle carries partial results; unless somebody reads
+  its side outputs, for which the rows themselves must arrive.
 - *Uids.* Missing ones are generated from kind and position, the same way every time.
 
 Source: chaining after Flink's ``StreamingJobGraphGenerator``; the local half is the combiner of
@@ -330,7 +331,8 @@ class _Compiler:
             or not (self._settings.chaining and self._settings.local_aggregation)
             or not (node.chainable and upstream.chainable)
             or len(node.inputs) != 1
-            or link.partitioning is not Partitioning.HASH
+            or self._partitioning(link, node) not in (Partitioning.HASH, Partitioning.REBALANCE)
+            or any(self._readers[node.id, tag] for tag in node.side_outputs)
             or link.tag is not None
             or self._readers[link.upstream, None] != 1
         ):

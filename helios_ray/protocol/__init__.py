@@ -8,6 +8,7 @@ simulator (``simulation``) drive the same classes.
     channels     sequence numbers, duplicates, gaps, credit
     alignment    when a barrier has arrived everywhere
     watermarks   event time over many inputs
+    drift        sources that wait for each other
     commits      which transactions wait for which checkpoint
     checkpoints  when to trigger; what is pending
     recovery     which checkpoint to resume from; which transactions to settle

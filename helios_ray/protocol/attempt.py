@@ -18,6 +18,7 @@ from helios_ray.identifiers import TaskId
 from helios_ray.protocol import instructions as i
 from helios_ray.protocol.checkpoints import CheckpointScheduler, PendingCheckpoint
 from helios_ray.protocol.commits import CommitRound
+from helios_ray.protocol.drift import DriftControl
 from helios_ray.protocol.instructions import JobStatus
 from helios_ray.protocol.messages import (
     AbortCheckpoint,
@@ -26,10 +27,11 @@ from helios_ray.protocol.messages import (
     FailureKind,
     SnapshotAcknowledged,
     SnapshotDeclined,
+    SourceProgress,
     TaskPhase,
     TriggerCheckpoint,
 )
-from helios_ray.protocol.recovery import still_owner
+from helios_ray.protocol.recovery import same_writer, still_owner
 from helios_ray.records import CommittedMarker, Manifest, Record
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 MOST_UNCOMMITTED = 8
 """Complete checkpoints whose commits may be outstanding before triggering pauses: while a sink
 cannot commit, neither manifests nor prepared transactions pile up without end."""
+
+_ENDED = (TaskPhase.DRAINING, TaskPhase.FINISHED)
+"""Phases of a task whose input has ended."""
 
 
 class Attempt:
@@ -55,6 +60,8 @@ class Attempt:
     ) -> None:
         self._core = core
         self._scheduler = CheckpointScheduler(core.rules.checkpoints, first_id, now)
+        self._drift = DriftControl(core.shape)
+        self._ended: set[TaskId] = set()
         self._finished: set[TaskId] = set()
         self._durable: list[Manifest] = []
         self._checked: list[Manifest] = []
@@ -82,7 +89,7 @@ class Attempt:
     def wakeups(self) -> list[float]:
         """Times at which ``tick`` has something to do."""
         timeout = self._core.rules.checkpoints.timeout
-        times = [p.started + timeout for p in self.pending.values()]
+        times = [p.started + timeout for p in self.pending.values()] + self._drift.wakeups()
         due = None
         if self._started and not self._last and not self._behind:
             due = self._scheduler.next_due()
@@ -102,14 +109,15 @@ class Attempt:
 
     def on_phase(self, task: TaskId, phase: TaskPhase) -> None:
         """A task has come further: it runs, or it has seen the end of all its input."""
-        if phase is not TaskPhase.FINISHED or task in self._finished:
-            self._trigger_if_due()
-            return
-        self._finished.add(task)
-        for pending in self.pending.values():
-            # Its inputs bring no barrier any more; ask it directly (rule 8).
-            if task in pending.waiting:
-                self._trigger_task(task, pending)
+        if phase is TaskPhase.FINISHED:
+            self._finished.add(task)
+        if phase in _ENDED and task not in self._ended:
+            self._ended.add(task)
+            self._drift.on_finished(task)
+            for pending in self.pending.values():
+                # Its inputs bring no barrier any more; ask it directly (rule 8).
+                if task in pending.waiting:
+                    self._trigger_task(task, pending)
         self._trigger_if_due()
 
     @property
@@ -128,6 +136,7 @@ class Attempt:
             )
             if self._core.attempt is not self:
                 return
+        self._send_limits()
         self._trigger_if_due()
 
     def _trigger_if_due(self) -> None:
@@ -150,7 +159,7 @@ class Attempt:
         if pending.stop:
             self._stop_id = pending.checkpoint_id
         for task in core.shape.tasks:
-            if task in core.shape.sources or task in self._finished:
+            if task in core.shape.sources or task in self._ended:
                 self._trigger_task(task, pending)
 
     @property
@@ -172,8 +181,7 @@ class Attempt:
     @property
     def _started(self) -> bool:
         return all(
-            self._core.phase_of(t) in (TaskPhase.RUNNING, TaskPhase.FINISHED)
-            for t in self._core.shape.tasks
+            self._core.phase_of(t) in (TaskPhase.RUNNING, *_ENDED) for t in self._core.shape.tasks
         )
 
     def _trigger_task(self, task: TaskId, pending: PendingCheckpoint) -> None:
@@ -197,6 +205,12 @@ class Attempt:
                 self._checkpoint_failed(checkpoint_id, f"{task}: {reason}")
             case CommitAcknowledged(task=task, checkpoint_id=checkpoint_id):
                 self._on_commit_acknowledged(task, checkpoint_id)
+            case SourceProgress():
+                self._drift.on_progress(message)
+                self._send_limits()
+
+    def _send_limits(self, *, again: bool = False) -> None:
+        self._core.emit(*self._drift.due(self._core.epoch, self._core.now, again=again))
 
     def _write_manifest(self, pending: PendingCheckpoint) -> None:
         core = self._core
@@ -220,7 +234,7 @@ class Attempt:
             self._on_marked(record.checkpoint_id)
             return
         assert isinstance(record, Manifest)
-        if existing is not None and not _same_writer(existing, record):
+        if existing is not None and not same_writer(existing, record):
             self._checkpoint_failed(
                 record.checkpoint_id, "its id was taken by another run of this job"
             )
@@ -325,8 +339,9 @@ class Attempt:
             self._core.finish(self._end_status)
 
     def resend(self) -> None:
-        """Repeat commits and sweeps that have not been acknowledged."""
+        """Repeat commits and sweeps that have not been acknowledged, and limits of sources."""
         core = self._core
+        self._send_limits(again=True)
         for round_ in self._rounds.values():
             for task in sorted(round_.waiting):
                 core.send(
@@ -352,11 +367,3 @@ class Attempt:
             self._core.fail(f"checkpoint {checkpoint_id} failed: {reason}", FailureKind.RAISED)
         else:
             self._trigger_if_due()
-
-
-def _same_writer(existing: object, record: Manifest) -> bool:
-    return (
-        isinstance(existing, Manifest)
-        and existing.epoch == record.epoch
-        and existing.owner == record.owner
-    )

@@ -88,6 +88,19 @@ class CommitCheckpoint:
     checkpoint_id: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSource:
+    """To a source in a group: read no split whose watermark is beyond ``limit`` (µs).
+
+    Args:
+        number: of two limits, the one with the greater number counts.
+    """
+
+    epoch: int
+    number: int
+    limit: int
+
+
 ToTask: TypeAlias = (
     ResetTask
     | ResolveTransactions
@@ -95,17 +108,20 @@ ToTask: TypeAlias = (
     | TriggerCheckpoint
     | AbortCheckpoint
     | CommitCheckpoint
+    | LimitSource
 )
 
 # ----------------------------------------------------------------- task to coordinator
 
 
 class TaskPhase(enum.Enum):
-    """How far a task has come in its epoch."""
+    """How far a task has come in its epoch, in this order."""
 
     BLANK = "blank"
     READY = "ready"
     RUNNING = "running"
+    DRAINING = "draining"
+    """All input has ended, and operators still wait for time or for answers."""
     FINISHED = "finished"
     FAILED = "failed"
 
@@ -121,7 +137,7 @@ class FailureKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """Where a task stands. Repeats what ready, running and finished would otherwise say once.
+    """Where a task stands. Repeats what ready, running and so on would otherwise say once.
 
     Args:
         stalled_for: seconds that the processing thread has been inside one call.
@@ -182,6 +198,24 @@ class TaskFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceProgress:
+    """From a source in a group: how far it is.
+
+    Args:
+        number: of two reports in an epoch, the one with the greater number counts.
+        watermark: the least of the splits being read (µs); ``MIN_TIMESTAMP`` if one of them has
+            not come to its first row.
+        idle: it has nothing to read for now, and holds nobody back.
+    """
+
+    task: TaskId
+    epoch: int
+    number: int
+    watermark: int
+    idle: bool
+
+
 ToCoordinator: TypeAlias = (
     Heartbeat
     | TransactionsResolved
@@ -189,4 +223,5 @@ ToCoordinator: TypeAlias = (
     | SnapshotDeclined
     | CommitAcknowledged
     | TaskFailed
+    | SourceProgress
 )

@@ -203,3 +203,12 @@ def usurper(catalog: Catalog, mine: int, owner: str) -> int | None:
     return max(
         (e.epoch for e in catalog.epochs if e.epoch > mine and e.owner != owner), default=None
     )
+
+
+def same_writer(existing: object, record: Manifest) -> bool:
+    """Whether what stands where ``record`` was to go is its own earlier try."""
+    return (
+        isinstance(existing, Manifest)
+        and existing.epoch == record.epoch
+        and existing.owner == record.owner
+    )

@@ -17,6 +17,21 @@ from helios_ray.protocol.restart import ExponentialBackoff, RestartStrategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceAlignment:
+    """A source that waits for others of its group.
+
+    Args:
+        group: its name.
+        max_drift: microseconds of event time that the source may be ahead of the least of it.
+        update_interval: seconds after which the source says again how far it is.
+    """
+
+    group: str
+    max_drift: int
+    update_interval: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobShape:
     """What the coordinator must know of the plan.
 
@@ -27,6 +42,7 @@ class JobShape:
         sinks: for each sink that takes part in two-phase commit, its tasks, by sink uid.
         parallelism: subtasks by operator uid.
         max_parallelism: number of key groups.
+        alignment: for each source that waits for others, how; by the uid of its tasks.
     """
 
     job: str
@@ -35,6 +51,7 @@ class JobShape:
     sinks: Mapping[str, tuple[TaskId, ...]] = field(default_factory=dict)
     parallelism: Mapping[str, int] = field(default_factory=dict)
     max_parallelism: int = 128
+    alignment: Mapping[str, SourceAlignment] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

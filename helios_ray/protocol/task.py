@@ -5,9 +5,13 @@ input and the order of all these are one decision procedure, tested as tables of
 instructions. The core never touches rows, operators, clocks or actors: whoever drives it
 (``execution.task``) carries out the instructions in order.
 
-    reset ──> READY ──start──> RUNNING ──all inputs ended──> FINISHED
-                                  │                              │
-                          barriers, watermarks, rows     direct checkpoints only
+    reset ──> READY ──start──> RUNNING ──all inputs ended──> DRAINING ──nothing held──> FINISHED
+                                  │                              └────────┬────────────────┘
+                       barriers, watermarks, rows              direct checkpoints only
+
+What the operators hold is said with ``hold``: rows of a blocked input wait in their channel,
+while marks that no such rows precede go on; and a task whose operators wait for time or for
+answers when its last input ends drains first, so that checkpoints go on meanwhile.
 
 A finished task stays in its epoch and takes part in checkpoints on direct request: its
 state and its prepared transactions belong to them until the job ends (rule 8).
@@ -17,7 +21,7 @@ May import: elements, errors, identifiers, records.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -69,6 +73,16 @@ class TakeCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class InputEnded:
+    """Every channel of one input has ended, and other inputs go on.
+
+    Comes again after a restore: those upstream say again that they had ended.
+    """
+
+    input_index: int
+
+
+@dataclass(frozen=True, slots=True)
 class FinishInput:
     """All input has ended: let the operators flush, then pass the end on.
 
@@ -88,8 +102,16 @@ class GrantCredit:
 
 
 Instruction: TypeAlias = (
-    ProcessBatches | AdvanceWatermark | BecomeIdle | TakeCheckpoint | FinishInput | GrantCredit
+    ProcessBatches
+    | AdvanceWatermark
+    | BecomeIdle
+    | TakeCheckpoint
+    | InputEnded
+    | FinishInput
+    | GrantCredit
 )
+
+_TRIGGERED = (TaskPhase.RUNNING, TaskPhase.DRAINING, TaskPhase.FINISHED)
 
 
 @dataclass(slots=True)
@@ -111,6 +133,7 @@ class TaskCore:
 
     def __init__(self, inputs: Iterable[tuple[ChannelId, int]], credit_threshold: int) -> None:
         self._input_index = dict(inputs)
+        self.input_indexes = frozenset(self._input_index.values())
         self._credit_threshold = credit_threshold
         self.statistics = TaskStatistics()
         self.epoch = 0
@@ -127,6 +150,10 @@ class TaskCore:
         self._aligner = BarrierAligner(channels)
         self._merger = WatermarkMerger(channels, watermark)
         self._announced_idle = False
+        self._open = Counter(self._input_index.values())
+        self._last_closed: ChannelId | None = None
+        self._held: frozenset[int] = frozenset()
+        self._outstanding = False
         self._queued = 0
         self._turn = 0
 
@@ -203,25 +230,48 @@ class TaskCore:
     @property
     def has_work(self) -> bool:
         """Whether ``advance`` would find something."""
-        return self.phase is TaskPhase.RUNNING and any(
-            queue and not self._aligner.is_blocked(channel)
-            for channel, queue in self._queues.items()
-        )
+        if self.phase is TaskPhase.DRAINING:
+            return not self._outstanding
+        return self.phase is TaskPhase.RUNNING and any(map(self._may_take, self._queues))
+
+    def hold(self, inputs: frozenset[int], *, outstanding: bool) -> None:
+        """Say what the operators hold; it holds good until the next call.
+
+        Args:
+            inputs: rows of these inputs wait.
+            outstanding: the end of the last input waits.
+        """
+        self._held = inputs
+        self._outstanding = outstanding
+
+    @property
+    def held_inputs(self) -> frozenset[int]:
+        """Inputs whose rows wait."""
+        return self._held
+
+    def _may_take(self, channel: ChannelId) -> bool:
+        queue = self._queues[channel]
+        if not queue or self._aligner.is_blocked(channel):
+            return False
+        return self._input_index[channel] not in self._held or not isinstance(queue[0][0], Batch)
 
     def advance(self, max_bytes: int) -> list[Instruction]:
         """Take the next elements in turn from the channels that are not blocked.
 
         Rows waiting on several channels come out together, up to ``max_bytes``, so that a
-        task that has fallen behind works on large batches. Marks come out one at a time.
+        task that has fallen behind works on large batches. Marks come out one at a time, and
+        so does the end that waited for the operators.
         """
+        if self.phase is TaskPhase.DRAINING:
+            return self._drained()
         if self.phase is not TaskPhase.RUNNING:
             return []
         channels = tuple(self._queues)
         for step in range(len(channels)):
             channel = channels[(self._turn + step) % len(channels)]
-            queue = self._queues[channel]
-            if not queue or self._aligner.is_blocked(channel):
+            if not self._may_take(channel):
                 continue
+            queue = self._queues[channel]
             self._turn = (self._turn + step + 1) % len(channels)
             if isinstance(queue[0][0], Batch):
                 return self._take_rows(channel, max_bytes)
@@ -289,17 +339,34 @@ class TaskCore:
     def _closed(self, channel: ChannelId) -> list[Instruction]:
         # The barrier first: what the operators flush at the end belongs after it.
         instructions = self._aligned(self._aligner.on_closed(channel))
-        instructions += self._time_moved(self._merger.on_closed(channel))
         if self._aligner.all_closed:
-            self.phase = TaskPhase.FINISHED
-            instructions.append(FinishInput())
-        return instructions
+            self._last_closed = channel
+            return instructions + self._drain()
+        index = self._input_index[channel]
+        self._open[index] -= 1
+        if self._open[index] == 0:
+            instructions.append(InputEnded(index))
+        return instructions + self._time_moved(self._merger.on_closed(channel))
+
+    def _drain(self) -> list[Instruction]:
+        self.phase = TaskPhase.DRAINING
+        return self._drained()
+
+    def _drained(self) -> list[Instruction]:
+        """The end, once the operators hold nothing that only time or an answer lets go."""
+        if self._outstanding:
+            return []
+        self.phase = TaskPhase.FINISHED
+        if self._last_closed is None:
+            return [FinishInput()]
+        # The end of time waits too: what is held is not late.
+        return [*self._time_moved(self._merger.on_closed(self._last_closed)), FinishInput()]
 
     # ------------------------------------------------------------- from the coordinator
 
     def trigger(self, epoch: int, checkpoint_id: int) -> list[Instruction]:
         """A direct request: this is a source, or its inputs have all ended."""
-        if epoch != self.epoch or self.phase not in (TaskPhase.RUNNING, TaskPhase.FINISHED):
+        if epoch != self.epoch or self.phase not in _TRIGGERED:
             self.statistics.stale_messages += 1
             return []
         return self._aligned(self._aligner.on_direct_trigger(checkpoint_id))
@@ -311,7 +378,4 @@ class TaskCore:
 
     def source_exhausted(self) -> list[Instruction]:
         """A source has read its last row."""
-        if self.phase is not TaskPhase.RUNNING:
-            return []
-        self.phase = TaskPhase.FINISHED
-        return [FinishInput()]
+        return self._drain() if self.phase is TaskPhase.RUNNING else []

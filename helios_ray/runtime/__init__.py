@@ -11,6 +11,7 @@ core says.
     deployment         starting, replacing and addressing task actors
     task_actor         a task's process
     task_io            its uploads and downloads
+    requests           what its operators wait for, on an event loop
     wire               frames as Arrow IPC bytes
     clock              time that only grows
     collect            results to the driver, exactly once

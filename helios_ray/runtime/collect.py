@@ -12,7 +12,7 @@ May import: checkpoint, connectors, identifiers, errors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
@@ -140,7 +140,19 @@ def read_collected(config: CheckpointConfig, job: str, uid: str | None = None) -
     Raises:
         CheckpointNotFoundError: there is no such sink, or there are several.
     """
-    sealer = Sealer(config.encryption)
+    tables = list(read_transactions(config, committed_transactions(config, job, uid)))
+    if not tables:
+        return pa.table({})
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def committed_transactions(
+    config: CheckpointConfig, job: str, uid: str | None = None
+) -> list[TransactionId]:
+    """The transactions of a ``collect()`` sink that are committed and count, in order.
+
+    Args and errors as for :func:`read_collected`.
+    """
     store = config.storage.open().scoped(job)
     markers = [p.split("/") for p in store.list("collect/")]
     uids = sorted({parts[1] for parts in markers if len(parts) == 4})
@@ -150,22 +162,33 @@ def read_collected(config: CheckpointConfig, job: str, uid: str | None = None) -
                 f"job {job!r} collects in several places: {uids}. Name one: results(uid)."
             )
         uid = uids[0] if uids else ""
-    first_epoch = _first_epoch(CheckpointCatalog(store, sealer))
-    tables = []
-    for parts in sorted(markers):
-        if len(parts) == 4 and parts[1] == uid and parts[2] == "committed":
-            t = _transaction(job, uid, parts[3])
-            if t.epoch >= first_epoch:
-                try:
-                    data = store.get(f"collect/{uid}/prepared/{parts[3]}")
-                except StorageNotFoundError as error:
-                    raise CheckpointNotFoundError(
-                        f"collected rows of {t} were committed and are gone: {error}"
-                    ) from error
-                tables.append(sealer.open_table(data, _binding(t)))
-    if not tables:
-        return pa.table({})
-    return pa.concat_tables(tables, promote_options="permissive")
+    first_epoch = _first_epoch(CheckpointCatalog(store, Sealer(config.encryption)))
+    found = [
+        _transaction(job, uid, parts[3])
+        for parts in sorted(markers)
+        if len(parts) == 4 and parts[1] == uid and parts[2] == "committed"
+    ]
+    return [t for t in found if t.epoch >= first_epoch]
+
+
+def read_transactions(
+    config: CheckpointConfig, transactions: Iterable[TransactionId]
+) -> Iterator[pa.Table]:
+    """The rows of committed transactions, one table each; opened one at a time.
+
+    Raises:
+        CheckpointNotFoundError: somebody deleted one.
+    """
+    sealer = Sealer(config.encryption)
+    opened = config.storage.open()
+    for t in transactions:
+        try:
+            data = opened.scoped(t.job).get(f"collect/{t.sink}/prepared/{_file(t)}")
+        except StorageNotFoundError as error:
+            raise CheckpointNotFoundError(
+                f"collected rows of {t} were committed and are gone: {error}"
+            ) from error
+        yield sealer.open_table(data, _binding(t))
 
 
 def _first_epoch(catalog: CheckpointCatalog) -> int:

@@ -17,6 +17,7 @@ from ray import cloudpickle
 from helios_ray.checkpoint.config import CheckpointConfig
 from helios_ray.connectors.base import Guarantee, Split
 from helios_ray.errors import ConfigError
+from helios_ray.execution.drift import alignment_of
 from helios_ray.execution.restore import objects_for
 from helios_ray.execution.task import TaskOptions
 from helios_ray.identifiers import TaskId
@@ -148,4 +149,5 @@ def shape_of(plan: PhysicalPlan) -> JobShape:
         sinks=sinks,
         parallelism=plan.parallelism,
         max_parallelism=plan.max_parallelism,
+        alignment=alignment_of(plan),
     )

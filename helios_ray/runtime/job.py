@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -33,6 +33,7 @@ from helios_ray.errors import (
 from helios_ray.protocol import instructions as i
 from helios_ray.protocol.instructions import JobStatus
 from helios_ray.runtime.collect import read_collected
+from helios_ray.runtime.dataset_blocks import Held
 from helios_ray.runtime.deployment import NAMESPACE, coordinator_name
 from helios_ray.runtime.progress import Progress
 from helios_ray.runtime.reports import CheckpointReport, JobReport
@@ -70,12 +71,38 @@ class JobResult:
         """Rows of a ``collect()`` sink; see :meth:`JobHandle.results`."""
         return read_collected(self.config, self.job, uid)
 
+    def as_ray_dataset(self, uid: str | None = None) -> Any:
+        """Rows of a ``collect()`` sink as a ``ray.data.Dataset``, in the order of commits.
+
+        Ray tasks read what was committed and open it; no row passes through this process, so
+        the result may be larger than its memory.
+
+        Args:
+            uid: of the sink; may be left out if the job has one.
+
+        Raises:
+            CheckpointNotFoundError: there are several such sinks; names them.
+        """
+        from helios_ray.runtime.dataset_result import collected_dataset
+
+        return collected_dataset(self.config, self.job, uid)
+
 
 class JobHandle:
     """A running job. Get one from ``execute_async`` or :meth:`attach`."""
 
-    def __init__(self, job: str, actor: Any, config: CheckpointConfig, *, detached: bool) -> None:
+    def __init__(
+        self,
+        job: str,
+        actor: Any,
+        config: CheckpointConfig,
+        *,
+        detached: bool,
+        kept: Sequence[Held] = (),
+    ) -> None:
         self.job = job
+        # Blocks that the job reads, freed when nobody has them any more.
+        self._kept = tuple(kept)
         self._actor = actor
         self._config = config
         self._detached = detached
@@ -255,6 +282,9 @@ class JobHandle:
             progress.close()
         if not self._detached:
             ray.kill(self._actor, no_restart=True)
+            for held in self._kept:
+                held.release()
+            self._kept = ()
         return report
 
     def _raise_unless_good(self, report: JobReport) -> None:

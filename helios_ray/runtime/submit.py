@@ -32,6 +32,8 @@ from helios_ray.protocol.settings import CoordinatorRules
 from helios_ray.runtime.coordinator_actor import coordinator_actor_class
 from helios_ray.runtime.deployment import NAMESPACE, JobSpec, coordinator_name, pack
 from helios_ray.runtime.job import JobHandle
+from helios_ray.runtime.placement import check_cluster
+from helios_ray.runtime.ray_dataset import hold_datasets
 from helios_ray.runtime.reports import JobReport
 
 logger = logging.getLogger("helios_ray")
@@ -56,7 +58,8 @@ def submit(
 
     Raises:
         StorageError: storage is not reachable or not writable.
-        ConfigError: a job of this name is running already.
+        ConfigError: a job of this name is running already, or asks for resources that the
+            cluster does not have.
     """
     check_name("job", plan.job)
     for warning in plan.warnings:
@@ -69,6 +72,8 @@ def submit(
         config = replace(config, encryption=encryption)
     if not ray.is_initialized():
         ray.init(**{"log_to_driver": True, **options.ray_options})
+    check_cluster(plan)
+    plan, kept = hold_datasets(plan, detached=options.detached)
     spec = JobSpec(
         plan=plan,
         config=config,
@@ -78,8 +83,13 @@ def submit(
         detached=options.detached,
         allow_unmatched_state=options.allow_unmatched_state,
     )
-    actor = _start_coordinator(plan.job, spec)
-    return JobHandle(plan.job, actor, config, detached=options.detached)
+    try:
+        actor = _start_coordinator(plan.job, spec)
+    except BaseException:
+        for held in kept:
+            held.release()
+        raise
+    return JobHandle(plan.job, actor, config, detached=options.detached, kept=kept)
 
 
 def _start_coordinator(job: str, spec: JobSpec) -> Any:

@@ -2,8 +2,9 @@
 
 Why it exists: actor methods only put things into an inbox; one processing thread owns the
 body; an I/O thread seals, uploads and downloads; a third thread says that the process lives,
-and for how long the processing thread has been inside one call. So control never queues
-behind data, and a hung user function does not look like a healthy task.
+and for how long the processing thread has been inside one call; a fourth awaits what operators
+ask for, if they do. So control never queues behind data, and a hung user function does not
+look like a healthy task.
 
 May import: execution, protocol, this room's io and wire, and ``ray``.
 """
@@ -15,13 +16,21 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import ray
 
 from helios_ray.elements import MAX_TIMESTAMP
 from helios_ray.errors import CheckpointError, StorageError
-from helios_ray.execution.actions import Action, SealSnapshot, SendCredit, SendFrame, Tell
+from helios_ray.execution.actions import (
+    Action,
+    SealSnapshot,
+    SendCredit,
+    SendFrame,
+    StartRequest,
+    Tell,
+)
 from helios_ray.execution.task import TaskBody
 from helios_ray.identifiers import ChannelId, TaskId
 from helios_ray.protocol.messages import (
@@ -38,6 +47,7 @@ from helios_ray.runtime import failpoints, wire
 from helios_ray.runtime.clock import Clock
 from helios_ray.runtime.deployment import ResetOrder, TaskSpec
 from helios_ray.runtime.reports import TaskMetrics
+from helios_ray.runtime.requests import RequestLoop
 from helios_ray.runtime.task_io import TaskStorage
 
 logger = logging.getLogger("helios_ray.task")
@@ -62,6 +72,7 @@ class TaskActor:
         self._inbox: deque[tuple[Any, ...]] = deque()
         self._wakeup = threading.Event()
         self._io = ThreadPoolExecutor(1, thread_name_prefix="helios-io")
+        self._requests = RequestLoop(partial(self._put, "answer"))
         self._storage = TaskStorage(spec.config, spec.plan, spec.task)
         self._peers: dict[TaskId, Any] = {}
         self._loading = 0
@@ -147,12 +158,15 @@ class TaskActor:
                 body.confirm(epoch, channel, sequence)
             case ("repeat", epoch, channel, consumed) if epoch == body.core.epoch:
                 self._send_credit(epoch, channel, consumed)
+            case ("answer", epoch, operator, response):
+                return body.respond(epoch, operator, response, now)
             case ("message", message):
                 return body.handle(message, now)
             case ("order", order):
                 return self._begin_reset(order, now)
             case ("loaded", order, restored):
                 if order.epoch == self._loading:
+                    self._requests.cancel()
                     self._peers = dict(order.peers)
                     return body.reset(
                         order.epoch, restored, order.splits, order.first_checkpoint_id, now
@@ -187,6 +201,8 @@ class TaskActor:
                     self._spec.coordinator.beat.remote(beat, self._metrics(0.0))
                 case Tell(message):
                     self._tell(message)
+                case StartRequest(epoch, operator, request):
+                    self._requests.start(epoch, operator, request)
                 case SealSnapshot():
                     self._io.submit(self._seal, action)
 

@@ -3,7 +3,7 @@
 Why it exists: under Ray this is an actor. Here it may die between any two instructions that
 the core hands out. Whatever decides anything is in the core; this only carries.
 
-May import: checkpoint (retention), protocol and below, and storage of this room.
+May import: execution, checkpoint (retention), protocol and below, and storage of this room.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from helios_ray.checkpoint.retention import plan_retention, superseded_checkpoints
 from helios_ray.connectors.base import TransactionalSink
+from helios_ray.execution.drift import alignment_of
 from helios_ray.plan.physical import PhysicalPlan
 from helios_ray.protocol import instructions as i
 from helios_ray.protocol.coordinator import CoordinatorCore
@@ -41,6 +42,7 @@ def shape_of(plan: PhysicalPlan) -> JobShape:
         sinks=sinks,
         parallelism=plan.parallelism,
         max_parallelism=plan.max_parallelism,
+        alignment=alignment_of(plan),
     )
 
 

@@ -52,6 +52,9 @@ class FaultPlan:
     slow_reader: float = 0.0
     read: float = 0.0
     process: float = 0.0
+    request_slow: float = 0.0
+    request_lost: float = 0.0
+    request_failed: float = 0.0
     prepare: float = 0.0
     commit_retry: float = 0.0
     commit_lost_reply: float = 0.0
@@ -98,6 +101,9 @@ _WORST = {
     "slow_reader": 0.3,
     "read": 0.01,
     "process": 0.01,
+    "request_slow": 0.1,
+    "request_lost": 0.05,
+    "request_failed": 0.1,
     "prepare": 0.03,
     "commit_retry": 0.2,
     "commit_lost_reply": 0.2,

@@ -3,44 +3,23 @@
 Why it exists: a run is judged by what a reader of the external system and of storage can
 see, never by what the cores believe.
 
-May import: records, identifiers, protocol (recovery), and the ledger of this room.
+May import: records, identifiers, protocol (recovery), and the expectations of this room.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from helios_ray.connectors.base import SinkContext
 from helios_ray.identifiers import TransactionId
 from helios_ray.protocol.recovery import valid_checkpoints
 from helios_ray.records import EpochRecord, Manifest, Record, RestoreRecord
+from helios_ray.simulation.expectations import Expectation, Expected, Multiset
 
 if TYPE_CHECKING:
     from helios_ray.simulation.world import World
-
-Identity = tuple[str, int, int, int]
-"""Source, split, number and key of an input row."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """What a sink must hold in the end.
-
-    Args:
-        rows: every input row whose effect it must hold.
-        copies: how many times.
-        at_least_once: more often is all right.
-        counted: rows carry a running count per key, which must have no gap.
-        keyed: order holds per key and split; else per subtask and split.
-    """
-
-    rows: tuple[Identity, ...]
-    copies: int = 1
-    at_least_once: bool = False
-    counted: bool = False
-    keyed: bool = True
 
 
 def _short(record: Record) -> str:
@@ -53,12 +32,13 @@ class Judge:
     """Collects violations of one run.
 
     Args:
-        expected: by sink uid.
+        expected: by sink uid, or by the name of a group of sinks.
     """
 
-    def __init__(self, expected: dict[str, Expectation]) -> None:
+    def __init__(self, expected: Mapping[str, Expected]) -> None:
         self._expected = expected
         self.violations: list[str] = []
+        self.durable: Counter[str] = Counter()
         self._trigger_epoch: dict[int, int] = {}
         self._newest_epoch = 0
         self._owners: dict[int, str] = {}
@@ -86,6 +66,9 @@ class Judge:
     def on_record(self, record: Record) -> None:
         """A record has become durable."""
         self.world.note(f"durable: {_short(record)}")
+        self.durable[type(record).__name__] += 1
+        if isinstance(record, RestoreRecord) and record.checkpoint_id is not None:
+            self.durable["restores"] += 1
         if isinstance(record, EpochRecord):
             self._newest_epoch = max(self._newest_epoch, record.epoch)
             owner = self._owners.setdefault(record.epoch, record.owner)
@@ -196,6 +179,11 @@ class Judge:
             transaction = TransactionId.parse(text)
             by_sink[transaction.sink] += [(transaction.subtask, row) for row in rows]
         for sink, expected in self._expected.items():
+            if isinstance(expected, Multiset):
+                seen = {uid: [row for _, row in by_sink[uid]] for uid in expected.read}
+                if wrong := expected.difference(seen):
+                    self.violation(f"{sink}: {wrong}")
+                continue
             rows_in_log = [(0, row) for row in ledger.log.get(sink, ())]
             self._check_sink(sink, by_sink[sink] + rows_in_log, expected)
         if ledger.prepared:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -26,7 +26,7 @@ from helios_ray.errors import FatalCommitError, RetryableCommitError, SinkUnavai
 from helios_ray.identifiers import TransactionId
 from helios_ray.simulation.faults import Dice
 
-Row = tuple[object, ...]
+Row = tuple[Any, ...]
 
 
 class Witness(Protocol):
@@ -57,11 +57,11 @@ class Ledger:
 
     dice: Dice
     witness: Witness | None = None
-    prepared: dict[str, list[Row]] = field(default_factory=dict)
-    committed: dict[str, list[Row]] = field(default_factory=dict)
-    log: dict[str, list[Row]] = field(default_factory=dict)
+    prepared: dict[str, list[Any]] = field(default_factory=dict)
+    committed: dict[str, list[Any]] = field(default_factory=dict)
+    log: dict[str, list[Any]] = field(default_factory=dict)
 
-    def prepare(self, transaction: TransactionId, rows: list[Row]) -> None:
+    def prepare(self, transaction: TransactionId, rows: list[Any]) -> None:
         """Keep rows, unseen."""
         if self.dice.happens("prepare"):
             raise SinkUnavailableError(f"ledger refused to prepare {transaction}")
@@ -101,7 +101,7 @@ class Ledger:
             raise kind(f"ledger does not list {prefix}")
         return [TransactionId.parse(t) for t in self.prepared if t.startswith(prefix)]
 
-    def rows(self) -> Iterable[Row]:
+    def rows(self) -> Iterable[Any]:
         """What a reader sees, in the order in which it became visible."""
         for rows in self.committed.values():
             yield from rows
@@ -125,7 +125,7 @@ class LedgerSink(TransactionalSink):
         self._can_list = can_list
         self._context: SinkContext | None = None
         self._transaction: TransactionId | None = None
-        self._rows: list[Row] = []
+        self._rows: list[Any] = []
 
     def open(self, context: SinkContext) -> None:
         self._context = context
@@ -138,7 +138,11 @@ class LedgerSink(TransactionalSink):
         assert self._context is not None
         if self._ledger.witness is not None:
             self._ledger.witness.on_write(self._context)
-        self._rows += rows_of(batch)
+        self._rows += self.keep(batch)
+
+    def keep(self, batch: pa.RecordBatch) -> Iterable[Any]:
+        """What the ledger remembers of a batch."""
+        return rows_of(batch)
 
     def prepare(self) -> Json:
         assert self._transaction is not None
@@ -173,3 +177,15 @@ class LogSink(Sink):
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._ledger.log.setdefault(self._uid, []).extend(rows_of(batch))
+
+
+class TableSink(LedgerSink):
+    """A sink into the ledger that keeps whole batches, and now and then fails to take one."""
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        if self._ledger.dice.happens("process"):
+            raise RuntimeError("the user's code failed, and would not the next time")
+        super().write(batch)
+
+    def keep(self, batch: pa.RecordBatch) -> Iterable[Any]:
+        return (batch,)

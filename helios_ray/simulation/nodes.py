@@ -3,7 +3,7 @@
 Why it exists: under Ray this is an actor. Here it is an object whose mail arrives when the
 scheduler says so. Whatever decides anything is in the body; this only carries.
 
-May import: execution, protocol and below, and storage of this room.
+May import: execution, protocol and below, and storage and requests of this room.
 """
 
 from __future__ import annotations
@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from helios_ray.elements import MIN_TIMESTAMP
-from helios_ray.execution.actions import Action, SealSnapshot, SendCredit, SendFrame, Tell
+from helios_ray.execution.actions import (
+    Action,
+    SealSnapshot,
+    SendCredit,
+    SendFrame,
+    StartRequest,
+    Tell,
+)
 from helios_ray.execution.restore import RestoredTask, objects_for, share_out
 from helios_ray.execution.settings import TaskOptions
 from helios_ray.execution.task import TaskBody
 from helios_ray.identifiers import TaskId
+from helios_ray.operators.base import Response
 from helios_ray.protocol.channels import Frame
 from helios_ray.protocol.messages import (
     FailureKind,
@@ -29,6 +37,7 @@ from helios_ray.protocol.messages import (
     ToTask,
 )
 from helios_ray.records import StateObject, TaskSnapshot
+from helios_ray.simulation.requests import start_request
 from helios_ray.simulation.storage import StorageTrouble
 
 if TYPE_CHECKING:
@@ -39,14 +48,12 @@ LONGEST_STALL = 40.0
 """Virtual seconds after which a stalled process is put to death by somebody."""
 
 BLOCKED_PAUSE = 0.05
-LARGEST_EMISSION = 64 * 1024
-"""Bytes that one step of a simulated task can put on one channel, at the very most."""
 
 
-def most_queued(options: TaskOptions, channels: int) -> int:
+def most_queued(options: TaskOptions, channels: int, largest_emission: int) -> int:
     """Bytes that may wait in a task: per channel a window, and the frame that exceeds it."""
     c = options.channels
-    return channels * (c.window_bytes + c.frame_bytes + LARGEST_EMISSION)
+    return channels * (c.window_bytes + c.frame_bytes + largest_emission)
 
 
 class SimTask:
@@ -63,7 +70,10 @@ class SimTask:
         self.task = task
         self.incarnation = incarnation
         self.body = TaskBody(cluster.plan, task, cluster.world.task_options)
-        self._most_queued = most_queued(cluster.world.task_options, len(self.body.core.channels))
+        settings = cluster.world.settings
+        self._most_queued = most_queued(
+            settings.options, len(self.body.core.channels), settings.largest_emission
+        )
         self.alive = True
         self.hung = False
         self._wake_at: float | None = None
@@ -92,6 +102,12 @@ class SimTask:
         self._wake_at = None
         if self.alive and not self.hung:
             self.perform(self.body.step(self.cluster.world.now))
+
+    def respond(self, epoch: int, operator: str, response: Response) -> None:
+        """A request of an operator has ended."""
+        if self.alive and not self.hung:
+            now = self.cluster.world.now
+            self.perform(self.body.respond(epoch, operator, response, now))
 
     def stall(self, since: float) -> None:
         """The processing thread is stuck in one call; another still gives signs of life."""
@@ -122,6 +138,8 @@ class SimTask:
                     self.cluster.send_to_coordinator(message)
                 case SealSnapshot():
                     self._seal(action)
+                case StartRequest():
+                    start_request(self, action)
         self._schedule()
 
     def _schedule(self) -> None:
@@ -213,7 +231,8 @@ class SimTask:
         if message.manifest is not None:
             restored = share_out(loaded, message.manifest, self.cluster.plan, self.task)
         source = self.cluster.plan.chain(self.task.operator).source
-        splits = () if source is None else source.source.discover_splits(1)
+        width = self.cluster.plan.chain(self.task.operator).parallelism
+        splits = () if source is None else source.source.discover_splits(width)
         self.perform(
             self.body.reset(
                 message.epoch,
@@ -223,6 +242,11 @@ class SimTask:
                 self.cluster.world.now,
             )
         )
+        due = MIN_TIMESTAMP if restored is None else restored.watermark
+        if self.body.core.epoch == message.epoch and self.body.watermark < due:
+            self.cluster.world.judge.violation(
+                f"{self.task}: resumes at watermark {self.body.watermark}, the checkpoint has {due}"
+            )
 
     # ------------------------------------------------------------------------- snapshots
 

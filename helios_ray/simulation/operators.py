@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from helios_ray.elements import MIN_TIMESTAMP, Batch
 from helios_ray.operators.base import Operator, OperatorSnapshot, StateKind, StateTable
+from helios_ray.simulation.expectations import Identity
 from helios_ray.simulation.faults import Dice
-from helios_ray.simulation.judge import Identity
 from helios_ray.simulation.source import SCHEMA
 from helios_ray.state.key_groups import key_groups_of_batch
 

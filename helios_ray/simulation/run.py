@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from helios_ray.protocol import instructions as i
 from helios_ray.protocol.instructions import JobStatus
 from helios_ray.simulation.faults import CRASHES, REQUESTS, FaultPlan
+from helios_ray.simulation.plans import SHAPES
 from helios_ray.simulation.scenarios import build
 from helios_ray.simulation.world import World
 
@@ -50,7 +53,10 @@ class Verdict:
 
 
 def run_seed(
-    seed: int, faults: FaultPlan | None = None, trace: Callable[[str], None] | None = None
+    seed: int,
+    faults: FaultPlan | None = None,
+    trace: Callable[[str], None] | None = None,
+    shapes: Sequence[str] = SHAPES,
 ) -> Verdict:
     """Simulate one job under the faults of a seed and judge it.
 
@@ -58,13 +64,33 @@ def run_seed(
         seed: decides everything; the same seed gives the same run, to the digest.
         faults: instead of those the seed would draw.
         trace: takes a line for everything of note that happens.
+        shapes: of plans to draw from.
 
     Example:
         >>> run_seed(1).violations
         ()
     """
-    world = build(seed, faults)
+    world = build(seed, faults, shapes)
     world.trace = trace
+    statuses = play(world)
+    return Verdict(
+        seed=seed,
+        shape=world.settings.shape,
+        violations=tuple(world.judge.violations),
+        faults=world.dice.thrown,
+        statuses=statuses,
+        steps=world.steps,
+        virtual_seconds=world.now,
+        digest=digest(world),
+    )
+
+
+def play(world: World) -> Counter[str]:
+    """Run a job to its end under the faults of its world, and judge it.
+
+    Returns:
+        How often it ended in each way.
+    """
     _schedule_crashes(world)
     _schedule_requests(world)
     statuses: Counter[str] = Counter()
@@ -76,19 +102,13 @@ def run_seed(
         world.judge.violation(f"{type(error).__name__}: {error}")
     else:
         world.judge.check_output()
-    return Verdict(
-        seed=seed,
-        shape=world.settings.shape,
-        violations=tuple(world.judge.violations),
-        faults=world.dice.thrown,
-        statuses=statuses,
-        steps=world.steps,
-        virtual_seconds=world.now,
-        digest=_digest(world),
-    )
+    finally:
+        world.close()
+    return statuses
 
 
 def _run_to_the_end(world: World, statuses: Counter[str]) -> None:
+    mended = False
     for _ in range(MOST_LAUNCHES):
         world.launch()
         status = world.run()
@@ -97,6 +117,10 @@ def _run_to_the_end(world: World, statuses: Counter[str]) -> None:
             return
         # It was stopped, or its restarts are exhausted, or the cluster died, or a commit was
         # refused for good: a person looks at it, mends that, and starts the job again.
+        if mended and status is JobStatus.FAILED and world.refused is not None:
+            world.judge.violation(f"the job fails, and would again: {world.refused}")
+            return
+        mended, world.refused = True, None
         world.dice.plan.commit_fatal = 0.0
     core = world.current.coordinator.core
     world.judge.violation(f"the job never finished; last {core.status.value}: {core.reason}")
@@ -120,10 +144,15 @@ def _run_once_more(world: World) -> None:
         world.judge.violation("a finished job, run again, has written something")
 
 
-def _digest(world: World) -> str:
+def _plain(kept: object) -> object:
+    return kept.to_pylist() if isinstance(kept, pa.RecordBatch) else kept
+
+
+def digest(world: World) -> str:
+    """Of everything that became visible and durable."""
     text = repr(
         (
-            list(world.ledger.committed.items()),
+            [(t, [_plain(r) for r in rows]) for t, rows in world.ledger.committed.items()],
             sorted(world.ledger.log.items()),
             sorted(world.storage.records),
             sorted(world.storage.objects),

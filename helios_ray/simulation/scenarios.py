@@ -9,6 +9,8 @@ May import: plan, execution, protocol and this room.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from helios_ray.execution.outputs import ChannelOptions
@@ -25,7 +27,7 @@ from helios_ray.protocol.settings import CoordinatorRules
 from helios_ray.simulation.faults import Dice, FaultPlan
 from helios_ray.simulation.judge import Judge
 from helios_ray.simulation.ledger import Ledger
-from helios_ray.simulation.plans import draw_plan
+from helios_ray.simulation.plans import SHAPES, draw_plan
 from helios_ray.simulation.world import Settings, World
 
 STALL_TIMEOUT = 4.0
@@ -70,19 +72,9 @@ def draw_rules(rng: random.Random) -> CoordinatorRules:
     )
 
 
-def build(seed: int, faults: FaultPlan | None = None) -> World:
-    """The world of a seed.
-
-    Args:
-        seed: decides everything.
-        faults: instead of those the seed would draw.
-    """
-    rng = random.Random(seed)
-    drawn = FaultPlan.draw(rng)
-    dice = Dice(rng, faults or drawn)
-    ledger = Ledger(dice)
-    rules = draw_rules(rng)
-    options = TaskOptions(
+def draw_options(rng: random.Random) -> TaskOptions:
+    """Settings of the tasks."""
+    return TaskOptions(
         channels=ChannelOptions(
             frame_bytes=rng.choice((256, 4096)),
             buffer_timeout=rng.choice((0.0, 0.02)),
@@ -92,5 +84,23 @@ def build(seed: int, faults: FaultPlan | None = None) -> World:
         source_rows=16,
         heartbeat_interval=1.0,
     )
-    job = draw_plan(rng, dice, ledger)
+
+
+def build(seed: int, faults: FaultPlan | None = None, shapes: Sequence[str] = SHAPES) -> World:
+    """The world of a seed.
+
+    Args:
+        seed: decides everything.
+        faults: instead of those the seed would draw.
+        shapes: of plans to draw from.
+    """
+    rng = random.Random(seed)
+    drawn = FaultPlan.draw(rng)
+    dice = Dice(rng, drawn if faults is None else replace(faults))
+    ledger = Ledger(dice)
+    rules = draw_rules(rng)
+    options = draw_options(rng)
+    job = draw_plan(rng, dice, ledger, shapes)
+    if job.patient:
+        rules = replace(rules, checkpoints=replace(rules.checkpoints, timeout=60.0))
     return World(job.plan, Settings(job.shape, rules, options), dice, ledger, Judge(job.expected))

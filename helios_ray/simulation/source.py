@@ -9,6 +9,7 @@ May import: connectors, errors, faults of this room.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -84,12 +85,70 @@ class NumberedSource(Source):
         """Key of a row."""
         return (split * 7 + n * 3) % self.keys
 
+    def row_time(self, split: int, n: int) -> int:
+        """Event time of a row (µs)."""
+        return n * 1000
+
+    def row_count(self, split: int, n: int) -> int:
+        """What a row adds to the count of its key."""
+        return 1
+
     def expected(self) -> list[tuple[str, int, int, int]]:
         """Every row, in order per split."""
         return [
             (self.name, s, n, self.row_key(s, n))
             for s in range(self.splits)
             for n in range(self.rows)
+        ]
+
+
+class TimedSource(NumberedSource):
+    """Rows out of order by up to ``bound`` microseconds, numbered through in ``count``.
+
+    All splits are read side by side: one that had not begun could not hold event time back.
+
+    Args:
+        late_every: every so many rows, on average, one is far too late; 0 is never.
+    """
+
+    bound = 4000
+
+    def __init__(
+        self,
+        name: str,
+        splits: int,
+        rows: int,
+        keys: int,
+        dice: Dice,
+        pace: float = 0.0,
+        *,
+        late_every: int = 0,
+    ) -> None:
+        super().__init__(name, splits, rows, keys, dice, pace)
+        self.concurrent_splits = splits
+        self.late_every = late_every
+
+    def row_time(self, split: int, n: int) -> int:
+        jitter = (split * 7919 + n * 104_729) % (self.bound + 1)
+        if self.late_every and (n * 31 + split) % self.late_every == self.late_every - 1:
+            return max(0, n * 1000 - 15_000 - jitter)
+        return n * 1000 + jitter
+
+    def row_count(self, split: int, n: int) -> int:
+        return split * 10_000 + n
+
+    def every_row(self) -> list[dict[str, Any]]:
+        """The rows as they come."""
+        return [
+            {
+                "source": self.name,
+                "split": split,
+                "n": n,
+                "key": key,
+                "ts": self.row_time(split, n),
+                "count": self.row_count(split, n),
+            }
+            for _, split, n, key in self.expected()
         ]
 
 
@@ -125,8 +184,8 @@ class _Reader(SplitReader):
                 pa.array([self._index] * count, pa.int64()),
                 pa.array(numbers, pa.int64()),
                 pa.array([source.row_key(self._index, n) for n in numbers], pa.int64()),
-                pa.array([n * 1000 for n in numbers], pa.int64()),
-                pa.array([1] * count, pa.int64()),
+                pa.array([source.row_time(self._index, n) for n in numbers], pa.int64()),
+                pa.array([source.row_count(self._index, n) for n in numbers], pa.int64()),
             ],
             schema=SCHEMA,
         )

@@ -25,17 +25,21 @@ from helios_ray.protocol import instructions as i
 from helios_ray.protocol.channels import Frame
 from helios_ray.protocol.coordinator import CoordinatorCore
 from helios_ray.protocol.instructions import JobStatus
-from helios_ray.protocol.messages import ToCoordinator, ToTask, TriggerCheckpoint
+from helios_ray.protocol.messages import (
+    FailureKind,
+    TaskFailed,
+    ToCoordinator,
+    ToTask,
+    TriggerCheckpoint,
+)
 from helios_ray.protocol.settings import CoordinatorRules
 from helios_ray.simulation.control import SimCoordinator, shape_of
 from helios_ray.simulation.faults import Dice
 from helios_ray.simulation.judge import Judge
 from helios_ray.simulation.ledger import Ledger
 from helios_ray.simulation.nodes import SimTask
+from helios_ray.simulation.requests import RequestLoop
 from helios_ray.simulation.storage import SimStorage
-
-MOST_STEPS = 200_000
-"""Steps after which a run counts as going round in circles."""
 
 LONGEST_RUN = 200.0
 """Virtual seconds without a fault after which a run counts as stuck."""
@@ -47,11 +51,15 @@ class Settings:
 
     Args:
         shape: the plan's, by name.
+        largest_emission: bytes that one step of a task can put on one channel, at the most.
+        most_steps: after which a run counts as going round in circles.
     """
 
     shape: str
     rules: CoordinatorRules
     options: TaskOptions
+    largest_emission: int = 64 * 1024
+    most_steps: int = 200_000
 
 
 class World:
@@ -86,7 +94,13 @@ class World:
         self.clusters: list[Cluster] = []
         self.launching = 0
         self.calm = False
+        self.requests = RequestLoop()
+        self.refused: str | None = None
         self.trace: Callable[[str], None] | None = None
+
+    def close(self) -> None:
+        """The run is over."""
+        self.requests.close()
 
     def at(self, delay: float, call: Callable[[], None]) -> None:
         """Run something after ``delay`` virtual seconds."""
@@ -144,7 +158,7 @@ class World:
             self.dice.now = self.now
             self.steps += 1
             call()
-            if self.now > self.deadline or self.steps > MOST_STEPS:
+            if self.now > self.deadline or self.steps > self.settings.most_steps:
                 self.judge.violation(
                     f"stuck: {LONGEST_RUN:.0f} virtual seconds after the last fault the job is "
                     f"{self.current.coordinator.core.status.value}"
@@ -210,6 +224,8 @@ class Cluster:
 
     def send_to_coordinator(self, message: ToCoordinator) -> None:
         """From a task."""
+        if isinstance(message, TaskFailed) and message.kind is FailureKind.PERMANENT:
+            self.world.refused = message.reason
         self._mail(
             lambda: self.coordinator.on_message(message), "drop_message", "duplicate_message"
         )

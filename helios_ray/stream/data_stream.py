@@ -11,13 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 from helios_ray.stream.columns import Columns
+from helios_ray.stream.enriched import Enriched
 from helios_ray.stream.flow import Flow
 from helios_ray.stream.row_functions import RowFunctions
 from helios_ray.stream.shape import Shape
 from helios_ray.stream.sinks import Sinks
 
 
-class DataStream(RowFunctions, Columns, Flow, Shape, Sinks):
+class DataStream(RowFunctions, Columns, Flow, Enriched, Shape, Sinks):
     """Rows on their way. Every method returns a new stream and leaves this one as it is.
 
     ======================  ===========================================================

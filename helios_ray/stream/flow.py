@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from helios_ray.operators.async_map import AsyncMapOperator, AsyncRetry
 from helios_ray.operators.inspect import InspectOperator
 from helios_ray.operators.rate_limit import RateLimitOperator
 from helios_ray.plan.graph import describe_function
@@ -27,7 +28,6 @@ from helios_ray.windowing import WindowSpec
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from helios_ray.operators.async_map import AsyncRetry  # TEMP
     from helios_ray.stream.data_stream import DataStream
 
 
@@ -36,7 +36,7 @@ class Flow(BaseStream):
 
     def map_async(
         self,
-        fn: Callable[[Row], Awaitable[Any]],
+        fn: Callable[[Row], Awaitable[Any]] | type,
         *,
         ordered: bool = True,
         capacity: int = 100,
@@ -71,7 +71,6 @@ class Flow(BaseStream):
             >>> numbers.map_async(double, capacity=20, uid="double")
             DataStream[known when it runs]
         """
-        from helios_ray.operators.async_map import AsyncMapOperator  # TEMP
 
         check_callable("map_async", fn)
         factory = partial(

@@ -22,6 +22,7 @@ from helios_ray.plan.options import OperatorOptions, node_fields
 from helios_ray.plan.two_stage import TwoStageOperator
 from helios_ray.stream.base import OnError, Row, check_callable, where
 from helios_ray.stream.data_stream import DataStream
+from helios_ray.stream.joined import KeyedJoins
 from helios_ray.stream.process import KeyedState
 from helios_ray.watermarks import EventTime
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class KeyedStream(KeyedState, DataStream):
+class KeyedStream(KeyedState, KeyedJoins, DataStream):
     """Rows that go to the subtask of their key. Any method of a stream works on it too.
 
     =====================  ============================================================

@@ -110,7 +110,7 @@ class RowFunctions(BaseStream):
         fn_kwargs: Mapping[str, Any] | None = None,
         fn_constructor_args: Iterable[Any] | None = None,
         fn_constructor_kwargs: Mapping[str, Any] | None = None,
-        concurrency: int | None = None,
+        concurrency: int | tuple[int, ...] | None = None,
         schema: pa.Schema | None = None,
         on_error: OnError = "raise",
         **options: Unpack[OperatorOptions],
@@ -119,22 +119,50 @@ class RowFunctions(BaseStream):
 
         Args:
             fn: a function of a batch, or a class whose instances are called with batches
-                and which is constructed once per subtask (for models and connections).
-            batch_size: most rows per call; None takes batches as they come.
+                and which is constructed once per subtask (for models and connections), and
+                anew after a failure, when the job goes back to its last checkpoint: what an
+                instance remembers is not in it. Any number of rows may be returned.
+            batch_size: most rows per call; None takes batches as they come. No batch waits
+                for rows to fill it.
             batch_format: ``"default"`` and ``"numpy"`` give a dict of arrays, ``"pandas"`` a
                 DataFrame, ``"pyarrow"`` a Table.
             zero_copy_batch: False hands out copies that ``fn`` may change.
             fn_args, fn_kwargs: passed on after the batch.
             fn_constructor_args, fn_constructor_kwargs: for the class.
-            concurrency: Ray Data's word for ``parallelism``.
+            concurrency: Ray Data's word for ``parallelism``: how many instances there are.
             schema: of the results; if not given, the first results decide it.
+            on_error: ``"raise"``, or ``"skip"`` or ``"dead_letter"`` for the rows that fail:
+                they are found by calling ``fn`` again with halves of the batch that failed.
+            options: ``num_cpus``, ``num_gpus``, ``memory`` and ``resources`` are set aside for
+                each instance, in an actor of its own.
 
         Raises:
             ConfigError: ``batch_size`` is below 1, constructor arguments are given for a
-                function, or ``concurrency`` and ``parallelism`` differ.
+                function, arguments do not fit the signature, ``concurrency`` is a range, or
+                it and ``parallelism`` differ. When the job starts: the cluster has not the
+                CPUs or GPUs.
+
+        Example:
+            >>> from helios_ray import StreamExecutionEnvironment
+            >>> class Scale:
+            ...     def __init__(self, factor):
+            ...         self.factor = factor  # load the model here
+            ...     def __call__(self, batch):
+            ...         return {"y": batch["item"] * self.factor}
+            >>> numbers = StreamExecutionEnvironment().from_range(10, uid="numbers")
+            >>> numbers.map_batches(Scale, fn_constructor_args=[2], concurrency=2, uid="scale")
+            DataStream[known when it runs]
         """
         here = where("map_batches")
         check_callable("map_batches", fn)
+        _refuse_ray_only(here, options)
+        if isinstance(concurrency, tuple | list):
+            raise ConfigError(
+                f"{here}: concurrency must be a number, got the range {concurrency!r}. A job's "
+                f"operators have a fixed number of subtasks, as their state is cut along it: "
+                f"give the one that you can afford all the time, such as "
+                f"concurrency={max(concurrency, default=1)}; with num_gpus=0.5 two share a GPU."
+            )
         if concurrency is not None:
             check_count("concurrency", concurrency, here)
             if options.get("parallelism") not in (None, concurrency):
@@ -149,10 +177,14 @@ class RowFunctions(BaseStream):
             batch_size=batch_size,
             batch_format=batch_format,
             zero_copy_batch=zero_copy_batch,
-            fn_args=fn_args and tuple(fn_args),
-            fn_kwargs=fn_kwargs and dict(fn_kwargs),
-            fn_constructor_args=fn_constructor_args and tuple(fn_constructor_args),
-            fn_constructor_kwargs=fn_constructor_kwargs and dict(fn_constructor_kwargs),
+            fn_args=None if fn_args is None else tuple(fn_args),
+            fn_kwargs=None if fn_kwargs is None else dict(fn_kwargs),
+            fn_constructor_args=(
+                None if fn_constructor_args is None else tuple(fn_constructor_args)
+            ),
+            fn_constructor_kwargs=(
+                None if fn_constructor_kwargs is None else dict(fn_constructor_kwargs)
+            ),
             schema=schema,
             on_error=on_error,
         )
@@ -165,3 +197,23 @@ class RowFunctions(BaseStream):
             on_error=on_error,
             stateful=schema is None,  # the schema of its first results is kept
         )
+
+
+_RAY_ONLY = {
+    "compute": "give concurrency= instead: how many instances there are, for a class or function",
+    "ray_remote_args_fn": "give num_cpus=, num_gpus=, memory= or resources= instead",
+    "udf_modifying_row_count": "leave it out: any number of rows may be returned",
+    "max_calls": "leave it out: an operator's process lives as long as its job",
+    "runtime_env": "give it to ray.init() or ray job submit, for the whole job",
+    "accelerator_type": "ask for the resource that Ray makes of it instead: "
+    "resources={'accelerator_type:A100': 0.001}",
+}
+"""Arguments of ``ray.data.map_batches`` that a job has no use for, and what to give instead."""
+
+
+def _refuse_ray_only(here: object, options: Mapping[str, object]) -> None:
+    for name in options:
+        if name in _RAY_ONLY:
+            raise ConfigError(
+                f"{here}: {name}= is an argument of Ray Data only; {_RAY_ONLY[name]}."
+            )

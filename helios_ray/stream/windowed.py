@@ -19,11 +19,14 @@ import pyarrow as pa
 
 from helios_ray.errors import ConfigError, PlanError
 from helios_ray.operators.aggregation import Aggregation
-from helios_ray.operators.window_aggregates.specs import WindowAggregations
+from helios_ray.operators.window_aggregates.specs import (
+    WindowAggregations,
+    check_window_aggregations,
+)
 from helios_ray.operators.windows.base import LATE
-from helios_ray.operators.windows.operator import window_operator
+from helios_ray.operators.windows.operator import halves, window_operator
 from helios_ray.operators.windows.results import WINDOW_END, ProcessWindowFunction
-from helios_ray.plan.graph import describe_function
+from helios_ray.plan.graph import TwoStage, describe_function
 from helios_ray.plan.options import OperatorOptions, node_fields
 from helios_ray.plan.schema import describe_schema
 from helios_ray.stream.base import BaseStream, OnError, made, where
@@ -86,7 +89,18 @@ class WindowedStream:
 
     def __repr__(self) -> str:
         keys = f" by {', '.join(self.keys)}" if self.keys else ""
-        return f"WindowedStream[{describe_schema(self.stream.schema)}{keys}; {self.spec}]"
+        return f"WindowedStream[{describe_schema(self.stream.schema)}{keys}; {self._said()}]"
+
+    def _said(self) -> str:
+        """The window and what was asked of it beside the usual, for people."""
+        parts = [str(self.spec)]
+        if self.when.is_early:
+            parts.append(str(self.when))
+        if self.lateness:
+            parts.append(f"lateness {self.lateness}")
+        if not self.accumulating:
+            parts.append("discarding")
+        return ", ".join(parts)
 
     # ---------------------------------------------------------------------- when it speaks
 
@@ -120,6 +134,7 @@ class WindowedStream:
         /,
         *,
         on_error: OnError = "raise",
+        local_aggregation: bool | None = None,
         uid: str | None = None,
         name: str | None = None,
         parallelism: int | None = None,
@@ -133,8 +148,14 @@ class WindowedStream:
 
         Args:
             aggregations: results by name; for names that are also options, such as ``name``.
-            on_error: what becomes of rows without an event time, and of those on which a
-                user's ``AggregateFunction`` raises.
+            on_error: what becomes of rows without an event time, of those on which a user's
+                ``AggregateFunction.add`` raises, and of results of windows on which its
+                ``result`` does (one row skipped each). ``create`` and ``merge`` fail the job.
+            local_aggregation: whether to aggregate each batch before the shuffle as well, where
+                nobody reads the late rows or the dead letters. None does so where that cannot
+                change a digit and makes rows fewer: all but sums and means of floats,
+                variances, quantiles, lists, and a user's own. True does so for those too;
+                tumbling, sliding and global windows can.
             named: results by name, as in ``bids=count(), top=max_("price")``; see
                 ``helios_ray.aggregates``.
 
@@ -154,7 +175,9 @@ class WindowedStream:
                 f"{where('window.aggregate')}: give at least one result, as in aggregate(n=count())"
             )
         detail = ", ".join(f"{n}={a}" for n, a in chosen.items())
-        return self._operator("window", {"aggregations": chosen}, detail, on_error, options)
+        split = self._splits(chosen, local_aggregation)
+        computed = {"aggregations": chosen}
+        return self._operator("window", computed, detail, on_error, options, split=split)
 
     def process(
         self,
@@ -169,8 +192,10 @@ class WindowedStream:
         Args:
             function: an instance, or a class without arguments.
             schema: the columns it returns; also its attribute ``output_schema``.
-            on_error: what becomes of rows without an event time. A function that raises fails
-                the job.
+            on_error: what becomes of rows without an event time, and of windows on which the
+                function raises: ``"skip"`` and ``"dead_letter"`` leave out what it makes of
+                that window and count one skipped row; the dead letter says key, window and
+                number of rows.
 
         Raises:
             ConfigError: it is no ProcessWindowFunction, or settings do not fit each other.
@@ -202,6 +227,25 @@ class WindowedStream:
         """The mean of a column, in a column ``mean_<column>``."""
         return self.aggregate({f"mean_{column}": Aggregation("mean", column)}, uid=uid)
 
+    def _splits(self, aggregations: WindowAggregations, asked: bool | None) -> bool:
+        """Whether to offer the half that can run before a shuffle.
+
+        Raises:
+            ConfigError: it was asked for, and these windows have none.
+        """
+        if asked is False:
+            return False
+        here = where("window.aggregate")
+        check_window_aggregations(self.keys, aggregations, here)
+        found = made("window", partial(halves, self.spec, aggregations, self.stream.schema))
+        if asked and found is None:
+            raise ConfigError(
+                f"{here}: local_aggregation=True does not go with {self.spec}: which rows make a "
+                f"window up depends on the rows of all subtasks. Leave it out, or take "
+                f"tumbling, sliding or global windows."
+            )
+        return found is not None if asked else found == "exact"
+
     def _operator(
         self,
         kind: str,
@@ -209,6 +253,8 @@ class WindowedStream:
         detail: str,
         on_error: OnError,
         options: OperatorOptions,
+        *,
+        split: bool = False,
     ) -> DataStream:
         stream = self.stream
         if not self.keys:
@@ -230,12 +276,18 @@ class WindowedStream:
             operator = made(kind, partial(factory, input_schema=known))
             schema = made(kind, lambda: operator.output_schema(known))
         timed = not isinstance(self.spec, CountWindow | GlobalWindow)
+        stages: TwoStage | None = None
+        if split:
+            stages = TwoStage(
+                local=partial(factory, half="local"), merge=partial(factory, half="merge")
+            )
         return stream._operator(
             kind,
             factory,
             options,
+            two_stage=stages,
             schema=schema,
-            detail=f"{self.spec}  {detail}",
+            detail=f"{self._said()}  {detail}",
             on_error=on_error,
             side_outputs={LATE: known},
             stateful=True,

@@ -2,8 +2,10 @@
 
 Why it exists: a guarantee is worth what its test is worth. The names are the guide's.
 
+    clock       a clock that a test moves
     harness     create_test_pipeline, recover_pipeline, …: exactly-once tests in ten lines
     faults      kill, hang and lose the processes of any job
+    simulated   a whole job in one thread, under faults drawn from a seed
     waiting     until a job has got somewhere
     event_log   an input that outlives every crash
     servers     S3 and PostgreSQL that a test starts, kills and restarts
@@ -19,6 +21,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from helios_ray.testing.clock import ManualClock
     from helios_ray.testing.event_log import EventLog, EventLogSource
     from helios_ray.testing.faults import (
         find_task,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         recover_from_checkpoint,
         recover_pipeline,
     )
+    from helios_ray.testing.simulated import SimulationFailed, simulate
     from helios_ray.testing.waiting import (
         await_committed,
         await_report,
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EventLog",
     "EventLogSource",
+    "ManualClock",
+    "SimulationFailed",
     "TestSink",
     "TestSource",
     "await_committed",
@@ -60,11 +66,13 @@ __all__ = [
     "lose_job",
     "recover_from_checkpoint",
     "recover_pipeline",
+    "simulate",
     "source_positions",
     "task_pids",
 ]
 
 _HOME = {
+    "ManualClock": "clock",
     **dict.fromkeys(("EventLog", "EventLogSource"), "event_log"),
     **dict.fromkeys(
         (
@@ -88,6 +96,7 @@ _HOME = {
         ),
         "harness",
     ),
+    **dict.fromkeys(("SimulationFailed", "simulate"), "simulated"),
     **dict.fromkeys(
         ("await_committed", "await_report", "await_running", "source_positions"), "waiting"
     ),

@@ -34,7 +34,7 @@ _FLIGHTS = """
 """
 _WEATHER = """
     select row_number() over () as weather_id, origin,
-           make_timestamp(year, month, day, hour, 0, 0) as at, temp, wind_speed, visib
+           make_timestamp(year, month, day, hour, 0, 0) as seen, temp, wind_speed, visib
     from weather_frame
 """
 _PLANES = """
@@ -56,8 +56,8 @@ class Data:
         return self._read(env, "flights", "ts")
 
     def weather(self, env: StreamExecutionEnvironment) -> DataStream:
-        """Hourly weather by ``at``, out of order."""
-        return self._read(env, "weather", "at")
+        """Hourly weather by ``seen``, out of order."""
+        return self._read(env, "weather", "seen")
 
     def planes(self, env: StreamExecutionEnvironment) -> DataStream:
         """The table of planes; it has no time."""
@@ -84,7 +84,7 @@ def prepare(directory: Path, seed: int) -> Data:
     schemas = {}
     for name, sql, time in (
         ("flights", _FLIGHTS, "ts"),
-        ("weather", _WEATHER, "at"),
+        ("weather", _WEATHER, "seen"),
         ("planes", _PLANES, None),
     ):
         table = con.sql(sql).to_arrow_table().combine_chunks()

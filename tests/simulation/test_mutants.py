@@ -30,16 +30,27 @@ def test_a_mutant_is_planted_for_the_length_of_a_block_and_no_longer(name: str) 
 
 def first_seed(mutant: Mutant, most: int) -> int | None:
     with mutant.planted():
-        return next((seed for seed in range(most) if not run_seed(seed).ok), None)
+        seeds = range(most)
+        return next((n for n in seeds if not run_seed(n, shapes=mutant.shapes).ok), None)
 
 
 @pytest.mark.parametrize(
-    "name", ["commit-before-manifest", "retry-means-done", "one-pending-slot", "leftovers-kept"]
+    "name",
+    [
+        "commit-before-manifest",
+        "retry-means-done",
+        "one-pending-slot",
+        "leftovers-kept",
+        "timers-lost",
+        "requests-lost",
+        "watermark-overtakes",
+        "late-rows-vanish",
+    ],
 )
 def test_the_coarse_ones_show_within_a_few_seeds(name: str) -> None:
     seed = first_seed(MUTANTS[name], 20)
     assert seed is not None
-    assert run_seed(seed).violations == ()
+    assert run_seed(seed, shapes=MUTANTS[name].shapes).violations == ()
 
 
 def test_the_hunt_reports_what_it_planted_and_caught(capsys: pytest.CaptureFixture[str]) -> None:

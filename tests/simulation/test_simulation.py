@@ -14,10 +14,11 @@ from helios_ray.simulation.faults import KINDS, FaultPlan
 from helios_ray.simulation.plans import SHAPES
 from helios_ray.simulation.run import run_seed
 
-SEEDS = range(160)
+SEEDS = range(300)
 """Always the same, and enough for everything to happen; ``make simulate`` runs thousands."""
 
 
+@pytest.mark.timeout(400)
 def test_no_promise_is_broken_though_every_misfortune_strikes_jobs_of_every_shape() -> None:
     runs = [run_seed(seed) for seed in SEEDS]
     assert {v.seed: v.violations for v in runs if v.violations} == {}
@@ -25,7 +26,7 @@ def test_no_promise_is_broken_though_every_misfortune_strikes_jobs_of_every_shap
     assert {kind for kind in KINDS if thrown[kind] == 0} == set()
     assert thrown.total() > 30 * len(SEEDS)
     shapes = Counter(v.shape for v in runs)
-    assert {shape for shape in SHAPES if shapes[shape] < 5} == set()
+    assert {shape for shape in SHAPES if shapes[shape] < 3} == set()
     ends = sum((v.statuses for v in runs), Counter[str]())
     assert ends["finished"] == len(SEEDS)
     assert {end for end in ("stopped", "cancelled", "failed", "fenced") if not ends[end]} == set()

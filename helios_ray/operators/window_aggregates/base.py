@@ -9,14 +9,18 @@ May import: operators.window_aggregates.groups, operators.user_functions, elemen
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import pyarrow as pa
 
 from helios_ray.elements import Batch
 from helios_ray.operators.user_functions import FailureHandler
 from helios_ray.operators.window_aggregates.groups import Groups, Ints
+
+Failed: TypeAlias = Callable[[int, str, Exception], None]
+"""Told the number of a partial row, the function that raised, and what it raised."""
 
 
 @dataclass(slots=True)
@@ -71,3 +75,8 @@ class WindowAggregate(ABC):
     @abstractmethod
     def finish(self, columns: Sequence[pa.Array]) -> pa.Array:
         """The result of each partial row."""
+
+    def finish_each(self, columns: Sequence[pa.Array], failed: Failed) -> pa.Array:
+        """As ``finish``; what a user's function raises is told to ``failed``, with the number
+        of the partial row, whose result is then of no account."""
+        return self.finish(columns)

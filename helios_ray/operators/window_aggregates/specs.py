@@ -106,6 +106,43 @@ class WindowAggregation:
 AnyAggregation: TypeAlias = Aggregation | WindowAggregation | AggregateFunction
 WindowAggregations: TypeAlias = Mapping[str, AnyAggregation]
 
+Merging: TypeAlias = Literal["exact", "rounded", "whole"]
+"""What merging partial rows does to a result, where rows of one key come in the same order:
+
+    exact    nothing: it is the same to the last bit, however the rows were cut into batches
+    rounded  last digits depend on the cuts, or nobody knows (a user's own aggregate)
+    whole    nothing, but partial rows are no smaller than the rows they stand for
+"""
+
+
+def merging_of(aggregation: AnyAggregation, schema: pa.Schema | None) -> Merging:
+    """What merging does to the results of an aggregation.
+
+    Args:
+        aggregation: which.
+        schema: of the stream, where it is known: sums of integers are exact.
+
+    Example:
+        >>> merging_of(Aggregation("max", "x"), None), merging_of(Aggregation("sum", "x"), None)
+        ('exact', 'rounded')
+        >>> merging_of(Aggregation("sum", "x"), pa.schema([("x", pa.int32())]))
+        'exact'
+    """
+    match aggregation:
+        case Aggregation(function="count" | "min" | "max"):
+            return "exact"
+        case Aggregation(function="sum"):
+            kind = None if schema is None else aggregation.input_type(schema, "window")
+            return "exact" if kind is not None and pt.is_integer(kind) else "rounded"
+        case WindowAggregation(function="collect_list"):
+            return "whole"
+        case WindowAggregation(function="variance" | "stddev" | "quantile"):
+            return "rounded"
+        case WindowAggregation():
+            return "exact"  # chosen by event time and then arrival, or a set of values
+        case _:
+            return "rounded"
+
 
 def needed_columns(aggregation: AnyAggregation, schema: pa.Schema) -> list[str]:
     """The columns that an aggregation reads: all of them for a user's own."""

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from helios_ray.errors import UserFunctionError
 from helios_ray.operators.rows import Row, to_rows
-from helios_ray.operators.window_aggregates.base import Rows, WindowAggregate
+from helios_ray.operators.user_functions import truncated
+from helios_ray.operators.window_aggregates.base import Failed, Rows, WindowAggregate
 from helios_ray.operators.window_aggregates.groups import Groups
 
 
@@ -27,6 +28,10 @@ class AggregateFunction(ABC):
     Set ``result_type`` to the Arrow type of the result. Set ``accumulator_type`` to the Arrow
     type of the accumulator, or leave it None for anything that JSON can hold (tuples come
     back as lists).
+
+    Where ``add`` raises, the operator's ``on_error`` decides about the row; where ``result``
+    raises, about the result of that window and key. ``create``, ``merge`` and ``add_batch``
+    stand for many rows, or for none: where one of those raises, the job fails.
 
     Example:
         >>> class Product(AggregateFunction):
@@ -135,6 +140,17 @@ class UserAggregate(WindowAggregate):
         results = [self._call("result", a) for a in self._decoded(columns[0])]
         return self._array(results, self.result_type, "result")
 
+    def finish_each(self, columns: Sequence[pa.Array], failed: Failed) -> pa.Array:
+        results: list[Any] = []
+        called = f"{type(self._function).__name__}.result for {self.name!r}"
+        for i, accumulator in enumerate(self._decoded(columns[0])):
+            try:
+                results.append(self._function.result(accumulator))
+            except Exception as error:
+                failed(i, called, error)
+                results.append(None)
+        return self._array(results, self.result_type, "result")
+
     def _encoded(self, accumulators: list[Any]) -> pa.Array:
         if self._json:
             try:
@@ -166,10 +182,14 @@ class UserAggregate(WindowAggregate):
         try:
             return getattr(self._function, method)(*arguments)
         except Exception as error:
-            raise self._raised(method, error) from error
+            raise self._raised(method, error, arguments) from error
 
-    def _raised(self, method: str, error: Exception) -> UserFunctionError:
+    def _raised(
+        self, method: str, error: Exception, arguments: Sequence[Any] = ()
+    ) -> UserFunctionError:
+        told = f" on {', '.join(map(truncated, arguments))}" if method == "merge" else ""
+        policy = "" if method == "add" else " on_error is asked about add and result only."
         return UserFunctionError(
             f"{self._where}: {type(self._function).__name__}.{method} for {self.name!r} raised "
-            f"{type(error).__name__}: {error}. Fix the function and resume the job."
+            f"{type(error).__name__}: {error}{told}. Fix the function and resume the job.{policy}"
         )

@@ -7,8 +7,10 @@ window; they share the keys, the runs of partial rows, and the way results look.
     keys        from key values to slots, for keyed and unkeyed streams, without growing forever
     grouping    which rows of partial results belong together
     runs        partial rows in immutable runs, merged log-structured
+    reading     what a window operator reads
     base        what every window operator shares
     sliced      tumbling, sliding and global windows
+    halves      the same in two halves, with a shuffle between them
     session     session windows
     counted     count windows
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helios_ray.operators.window_aggregates.groups import Groups, Ints
+from helios_ray.operators.window_aggregates.groups import Groups, Ints, Mask
 
 _DENSE_ROWS = 4
 _DENSE_LEAST = 16_384
@@ -74,6 +74,15 @@ def group(units: Ints, slots: Ints, width: int) -> Cells:
     order = np.argsort(small, kind="stable")
     groups = Groups(_inverse(order)[inverse], len(found))
     return Cells(found_units[order] + low, found_slots[order], groups)
+
+
+def is_in(units: Ints, slots: Ints, of: Ints, of_slots: Ints, width: int) -> Mask:
+    """Which pairs are among the distinct pairs ``(of, of_slots)``."""
+    every = group(np.concatenate([of, units]), np.concatenate([of_slots, slots]), width)
+    wanted = np.zeros(every.groups.size, np.bool_)
+    wanted[every.groups.codes[: len(of)]] = True
+    found: Mask = wanted[every.groups.codes[len(of) :]]
+    return found
 
 
 def _by_table(codes: Ints, space: int) -> tuple[Ints, Ints]:

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.types as pt
 
 from helios_ray.operators.window_aggregates.groups import Ints
-from helios_ray.state.index import KeyIndex
+from helios_ray.state.hashing import decoded
+from helios_ray.state.index import KeyIndex, as_int64
 
 FORGET_ABOVE = 65_536
 """Fewer slots than this are never worth forgetting."""
@@ -101,3 +103,41 @@ class KeySpace:
         self._table = None
         mapping[used] = self.restore(columns, len(used))
         return mapping
+
+
+def batch_slots(batch: pa.RecordBatch, keys: Sequence[str]) -> tuple[Ints, int]:
+    """The slot of every row within its batch, in the order in which keys first appear, and how
+    many there are. Keys are equal as they are to a :class:`KeySpace`.
+
+    Example:
+        >>> batch_slots(pa.record_batch({"a": ["x", "y", "x"], "b": [1, 1, 2]}), ["a", "b"])
+        (array([0, 1, 2]), 3)
+        >>> batch_slots(pa.record_batch({"b": [0.0, None, -0.0]}), ["b"])
+        (array([0, 1, 0]), 2)
+    """
+    codes, width = np.zeros(batch.num_rows, np.int64), 1
+    for key in keys:
+        array = decoded(batch.column(key))
+        if _fixed_width(array.type):
+            nulls = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
+            array = pa.array(as_int64(array), mask=nulls)
+        encoded = array.dictionary_encode(null_encoding="encode")
+        found = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        if width == 1:
+            codes, width = found, len(encoded.dictionary)
+            continue
+        folded = pa.array(codes * len(encoded.dictionary) + found).dictionary_encode()
+        codes = folded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        width = len(folded.dictionary)
+    return codes, width
+
+
+def _fixed_width(kind: pa.DataType) -> bool:
+    """Whether values of a kind are 64-bit numbers at most."""
+    return bool(
+        pt.is_integer(kind)
+        or pt.is_floating(kind)
+        or pt.is_boolean(kind)
+        or pt.is_temporal(kind)
+        or pt.is_null(kind)
+    )

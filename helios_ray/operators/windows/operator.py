@@ -10,19 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Literal, TypeAlias
 
 import pyarrow as pa
 
 from helios_ray.operators.user_functions import OnError
-from helios_ray.operators.window_aggregates.specs import WindowAggregations
-from helios_ray.operators.windows.base import WindowedOperator
+from helios_ray.operators.window_aggregates.specs import (
+    Merging,
+    WindowAggregations,
+    merging_of,
+)
 from helios_ray.operators.windows.counted import CountWindowOperator
+from helios_ray.operators.windows.halves import LocalWindowOperator, MergingWindowOperator
+from helios_ray.operators.windows.reading import WindowReader
 from helios_ray.operators.windows.results import ProcessWindowFunction
 from helios_ray.operators.windows.session import SessionWindowOperator
 from helios_ray.operators.windows.settings import WindowSettings
 from helios_ray.operators.windows.sliced import SlicedWindowOperator
 from helios_ray.watermarks import EventTime
 from helios_ray.windowing import ZERO, CountWindow, SessionWindow, Trigger, WindowSpec
+
+Half: TypeAlias = Literal["local", "merge"]
 
 
 def window_operator(
@@ -37,7 +45,8 @@ def window_operator(
     accumulating: bool = True,
     on_error: OnError = "raise",
     input_schema: pa.Schema | None = None,
-) -> WindowedOperator:
+    half: Half | None = None,
+) -> WindowReader:
     """An operator that aggregates windows.
 
     Results carry the key columns, ``window_start`` and ``window_end`` (timestamps of
@@ -51,6 +60,8 @@ def window_operator(
         keys: key columns; none for one window over all rows, which is one task.
         time_column, window, aggregations, process, allowed_lateness, trigger, accumulating,
             on_error, input_schema: see :class:`WindowSettings`.
+        half: only the half before a shuffle (``"local"``) or the one after it (``"merge"``).
+            Of windows that :func:`halves` gives.
 
     Raises:
         ConfigError: settings that do not fit each other.
@@ -83,8 +94,45 @@ def window_operator(
         on_error=on_error,
         input_schema=input_schema,
     )
+    if half is not None:
+        return LocalWindowOperator(settings) if half == "local" else MergingWindowOperator(settings)
     if isinstance(window, SessionWindow):
         return SessionWindowOperator(settings)
     if isinstance(window, CountWindow):
         return CountWindowOperator(settings)
     return SlicedWindowOperator(settings)
+
+
+def halves(
+    window: WindowSpec, aggregations: WindowAggregations, schema: pa.Schema | None
+) -> Merging | None:
+    """Whether windows may be aggregated in two halves, and what that does to the results.
+
+    Not those whose bounds depend on the rows themselves: of a session some rows can be late
+    and others not, and a count window numbers rows in the order in which those of all
+    subtasks arrive.
+
+    Args:
+        window: the kind of window.
+        aggregations: what is computed.
+        schema: of the rows, where it is known.
+
+    Returns:
+        None where they may not; else the least of what
+        :data:`~helios_ray.operators.window_aggregates.specs.Merging` says of the aggregates.
+
+    Example:
+        >>> from helios_ray.windowing import TumblingWindow
+        >>> from helios_ray.operators.aggregation import Aggregation
+        >>> window, schema = TumblingWindow(timedelta(hours=1)), pa.schema([("x", pa.float64())])
+        >>> halves(window, {"top": Aggregation("max", "x")}, schema)
+        'exact'
+        >>> halves(window, {"total": Aggregation("sum", "x")}, schema)
+        'rounded'
+    """
+    if isinstance(window, SessionWindow | CountWindow):
+        return None
+    found = {merging_of(aggregation, schema) for aggregation in aggregations.values()}
+    if "rounded" in found:
+        return "rounded"
+    return "whole" if "whole" in found else "exact"

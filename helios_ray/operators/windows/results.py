@@ -4,7 +4,7 @@ Why it exists: every kind of window ends in the same rows: the key, ``window_sta
 ``window_end``, and the results of the aggregates, or of a user's function over the rows of
 the window.
 
-May import: errors, operators, Arrow.
+May import: elements, errors, operators, state, Arrow.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from helios_ray.elements import Batch
 from helios_ray.errors import UserFunctionError
 from helios_ray.operators.rows import OutputSchema, Row
+from helios_ray.operators.user_functions import FailureHandler, truncated
 from helios_ray.operators.window_aggregates.base import Rows, WindowAggregate
 from helios_ray.operators.window_aggregates.groups import Groups, Ints
 from helios_ray.operators.window_aggregates.lists import ListAggregate, list_lengths
@@ -25,6 +27,7 @@ from helios_ray.state.hashing import decoded
 
 WINDOW_START = "window_start"
 WINDOW_END = "window_end"
+_NOWHERE = Batch(pa.RecordBatch.from_arrays([], names=[]))
 
 
 class Window(NamedTuple):
@@ -95,6 +98,60 @@ class RowsAggregate(ListAggregate):
         return pa.nulls(len(columns[0]))
 
 
+class Heads:
+    """Key and window columns of the windows that speak together, and which of them failed.
+
+    Args:
+        fields: key and window columns, the last two of which are the window's.
+        columns: their values.
+        failures: the operator's policy.
+    """
+
+    def __init__(
+        self, fields: Sequence[pa.Field], columns: list[pa.Array], failures: FailureHandler
+    ) -> None:
+        self.names = [field.name for field in fields]
+        self.columns = columns
+        self.failed: set[int] = set()
+        self._failures = failures
+
+    def row(self, i: int) -> Row:
+        """Key and window columns of one."""
+        return {n: c[i].as_py() for n, c in zip(self.names, self.columns, strict=True)}
+
+    def fail(self, i: int, called: str, error: Exception, rows: int | None = None) -> None:
+        """A user's function raised on a window: it gives no result.
+
+        Under ``skip`` and ``dead_letter`` that counts as one row skipped, whatever the window
+        holds. The dead letter's row is ``{"key": {...}, "window_start": ..., "window_end": ...,
+        "rows": ...}``; the number of rows is null where it is not known.
+
+        Args:
+            i: number of the window.
+            called: class and method.
+            error: what was raised.
+            rows: how many rows the window holds.
+
+        Raises:
+            UserFunctionError: under the policy ``raise``.
+        """
+        own = self.row(i)
+        key = {name: own[name] for name in self.names[:-2]}
+        if self._failures.on_error == "raise":
+            raise UserFunctionError(
+                f"{self._failures.what} {self._failures.uid!r}: {called} raised "
+                f"{type(error).__name__}: {error} on key {truncated(key)} in "
+                f"{Window(own[WINDOW_START], own[WINDOW_END])}. Fix the function and resume the "
+                f"job, or pass on_error='skip' or on_error='dead_letter' to go on without the "
+                f"results of such windows."
+            ) from error
+        if i not in self.failed:
+            bounds = {name: own[name] for name in (WINDOW_START, WINDOW_END)}
+            letter = {"key": key, **bounds, "rows": rows}
+            self._failures.failed(error, [letter], 0, _NOWHERE)
+        self.failed.add(i)
+
+
 class AggregateResults:
     """Rows of results of aggregates.
 
@@ -105,22 +162,26 @@ class AggregateResults:
 
     def __init__(self, fields: Sequence[pa.Field], aggregates: Sequence[WindowAggregate]) -> None:
         self._aggregates = aggregates
+        self.fields = list(fields)
         results = [pa.field(a.name, a.result_type) for a in aggregates]
         self.schema = pa.schema([*fields, *results])
 
-    def rows(self, head: list[pa.Array], columns: Sequence[pa.Array]) -> pa.RecordBatch:
-        """One row per group.
+    def rows(self, heads: Heads, columns: Sequence[pa.Array]) -> pa.RecordBatch:
+        """One row per group that did not fail.
 
         Args:
-            head: key and window columns.
+            heads: key and window columns.
             columns: partial columns of all aggregates, one after another.
         """
-        arrays, at = list(head), 0
+        arrays, at = list(heads.columns), 0
         for aggregate in self._aggregates:
             width = len(aggregate.fields)
-            arrays.append(aggregate.finish(columns[at : at + width]))
+            arrays.append(aggregate.finish_each(columns[at : at + width], heads.fail))
             at += width
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        made = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        if not heads.failed:
+            return made
+        return made.filter(pa.array([i not in heads.failed for i in range(made.num_rows)]))
 
 
 class ProcessResults:
@@ -130,7 +191,6 @@ class ProcessResults:
         fields: key and window columns, the last two of which are the window's.
         function: what to call.
         kept: the aggregate that holds the rows.
-        where: who asks, for messages.
         output: holds the schema of the results.
     """
 
@@ -139,13 +199,11 @@ class ProcessResults:
         fields: Sequence[pa.Field],
         function: ProcessWindowFunction,
         kept: RowsAggregate,
-        where: str,
         output: OutputSchema,
     ) -> None:
-        self._fields = list(fields)
+        self.fields = list(fields)
         self._function = function
         self._kept = kept
-        self._where = where
         self._output = output
 
     @property
@@ -153,44 +211,42 @@ class ProcessResults:
         """The columns of the results, once known."""
         return self._output.schema
 
-    def rows(self, head: list[pa.Array], columns: Sequence[pa.Array]) -> pa.RecordBatch | None:
+    def rows(self, heads: Heads, columns: Sequence[pa.Array]) -> pa.RecordBatch | None:
         """The rows of all groups, or None where the function returned none."""
-        names = [field.name for field in self._fields]
+        names = heads.names
         lengths = list_lengths(columns[0]).tolist()
         flat = [column.flatten() for column in columns[:-1]]
         table = pa.Table.from_arrays(flat, schema=self._kept.schema)
-        heads = [column.to_pylist() for column in head]
+        called = f"{type(self._function).__name__}.process"
+        values = [column.to_pylist() for column in heads.columns]
         made: list[Row] = []
         start = 0
         for i, length in enumerate(lengths):
-            own = {name: values[i] for name, values in zip(names, heads, strict=True)}
+            own = {name: column[i] for name, column in zip(names, values, strict=True)}
             key = {name: own[name] for name in names[:-2]}
             window = Window(own[WINDOW_START], own[WINDOW_END])
-            rows = self._call(key, window, table.slice(start, length))
-            made += [{**own, **row} for row in rows]
+            try:
+                rows = self._call(key, window, table.slice(start, length))
+            except Exception as error:
+                heads.fail(i, called, error, length)
+            else:
+                made += [{**own, **row} for row in rows]
             start += length
         if not made:
             return None
-        return self._output.from_rows(self._typed(made, head, names))
+        return self._output.from_rows(self._typed(made, heads.columns, names))
 
     def _call(self, key: Row, window: Window, rows: pa.Table) -> list[Mapping[str, Any]]:
-        try:
-            result = self._function.process(key, window, rows)
-            found = result.to_pylist() if isinstance(result, pa.Table) else list(result)
-            for row in found:
-                if not isinstance(row, Mapping):
-                    raise TypeError(f"expected rows as dicts or a pyarrow.Table, got {row!r:.200}")
-                clash = [f.name for f in self._fields if f.name in row]
-                if clash:
-                    raise ValueError(
-                        f"column {clash[0]!r} is added to each result by itself; leave it out"
-                    )
-        except Exception as error:
-            raise UserFunctionError(
-                f"{self._where}: {type(self._function).__name__}.process raised "
-                f"{type(error).__name__}: {error} on key {key!r:.200} in {window}. Fix the "
-                f"function and resume the job."
-            ) from error
+        result = self._function.process(key, window, rows)
+        found = result.to_pylist() if isinstance(result, pa.Table) else list(result)
+        for row in found:
+            if not isinstance(row, Mapping):
+                raise TypeError(f"expected rows as dicts or a pyarrow.Table, got {row!r:.200}")
+            clash = [f.name for f in self.fields if f.name in row]
+            if clash:
+                raise ValueError(
+                    f"column {clash[0]!r} is added to each result by itself; leave it out"
+                )
         return found
 
     def _typed(self, made: list[Row], head: list[pa.Array], names: list[str]) -> list[Row]:

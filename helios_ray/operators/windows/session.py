@@ -29,6 +29,7 @@ from helios_ray.operators.windows.base import WindowedOperator
 from helios_ray.operators.windows.fragments import Chains, chain, column_of
 from helios_ray.operators.windows.runs import Run, RunStore, concat
 from helios_ray.operators.windows.settings import WindowSettings
+from helios_ray.operators.windows.timing import EarlyTimer
 from helios_ray.windowing import SessionWindow, microseconds
 
 NEVER = -(2**62)
@@ -46,10 +47,8 @@ class SessionWindowOperator(WindowedOperator):
     def __init__(self, settings: WindowSettings) -> None:
         assert isinstance(settings.window, SessionWindow)
         self._gap = microseconds("gap", settings.window.gap)
-        trigger = settings.trigger
-        self._early_rows = trigger.rows
-        self._every = microseconds("every", trigger.every) if trigger.every is not None else None
-        self._due: int | None = None
+        self._early_rows = settings.trigger.rows
+        self._timer = EarlyTimer(settings.trigger)
         self._has_fresh = False
         super().__init__(settings)
 
@@ -238,20 +237,10 @@ class SessionWindowOperator(WindowedOperator):
             due = self._merge(concat([*rest, due]))
 
     def next_timer(self) -> int | None:
-        if self._every is None or not self._has_fresh:
-            return None
-        return 0 if self._due is None else self._due
+        return self._timer.next(waiting=self._has_fresh)
 
     def on_processing_time(self, now: int) -> list[Batch]:
-        if self._every is None:
-            return []
-        if self._due is None:  # the first look at the clock since open
-            self._due = now + self._every
-            return []
-        if now < self._due:
-            return []
-        self._due = now + self._every
-        if not self._has_fresh:
+        if not self._timer.due(now) or not self._has_fresh:
             return []
         self._has_fresh = False
         slots = [run.slots[column_of(run, FRESH) > 0] for run in self.store.runs]

@@ -26,13 +26,14 @@ from helios_ray.operators.base import OperatorSnapshot, StateTable
 from helios_ray.operators.window_aggregates.base import Rows
 from helios_ray.operators.window_aggregates.groups import Ints, Mask, ranges
 from helios_ray.operators.windows.base import WindowedOperator
-from helios_ray.operators.windows.grouping import group
+from helios_ray.operators.windows.grouping import group, is_in
 from helios_ray.operators.windows.pending import ROWS, Pending
 from helios_ray.operators.windows.runs import Run, RunStore, concat
 from helios_ray.operators.windows.settings import WindowSettings
 from helios_ray.operators.windows.slices import slicing_of
 from helios_ray.operators.windows.stored import WindowState
-from helios_ray.windowing import GlobalWindow, SlidingWindow, TumblingWindow, microseconds
+from helios_ray.operators.windows.timing import EarlyTimer
+from helios_ray.windowing import GlobalWindow, SlidingWindow, TumblingWindow
 
 NEVER = -(2**62)
 _SPREAD_ROWS = 1 << 20
@@ -51,8 +52,7 @@ class SlicedWindowOperator(WindowedOperator):
         self._apart = again and not settings.accumulating
         self.unit_fields = ("window",) if self._apart else ("slice",)
         self._early_rows = trigger.rows
-        self._every = microseconds("every", trigger.every) if trigger.every is not None else None
-        self._due: int | None = None
+        self._timer = EarlyTimer(trigger)
         self.pending = Pending()
         self._fired = self._cleaned = NEVER
         self._restored_fired: Ints | None = None  # by key group, where its former owner was ahead
@@ -75,10 +75,14 @@ class SlicedWindowOperator(WindowedOperator):
             first = self.slicing.slices(times.min(keepdims=True))
             if int(self.slicing.last_window(first)[0]) > self._cleaned:
                 return None
-            limit = np.int64(self._cleaned)
-        else:
+        return self.late_slices(self.slicing.slices(times), slots)
+
+    def late_slices(self, slices: Ints, slots: Ints) -> Mask:
+        """Of which slices every window has been over for the allowed lateness."""
+        limit: Ints | int = self._cleaned
+        if self.clock.ahead is not None:
             limit = self._ended(slots, self.settings.lateness)
-        late: Mask = self.slicing.last_window(self.slicing.slices(times)) <= limit
+        late: Mask = self.slicing.last_window(slices) <= limit
         return late
 
     def _ended(self, slots: Ints, lateness: int) -> Ints:
@@ -93,7 +97,16 @@ class SlicedWindowOperator(WindowedOperator):
     def fold(self, rows: Rows, slots: Ints) -> list[Batch]:
         cells = group(self.slicing.slices(rows.times), slots, len(self.space))
         run = Run(cells.units, cells.slots, self.lift(cells.groups, rows))
-        lowest = int(self.slicing.first_window(cells.units[:1])[0])
+        return self.take_up(run, cells.groups.counts)
+
+    def take_up(self, run: Run, counts: Ints) -> list[Batch]:
+        """Take up partial rows of slices; return what they make due.
+
+        Args:
+            run: sorted, one row per slice and slot.
+            counts: how many rows each partial row stands for.
+        """
+        lowest = int(self.slicing.first_window(run.units[:1])[0])
         repeated = lowest <= self._fired or self.clock.ahead is not None
         early = self.settings.trigger.is_early
         out: list[Batch] = []
@@ -115,8 +128,8 @@ class SlicedWindowOperator(WindowedOperator):
             out += self._speak(again.units, again.slots)
         if early:
             fresh = ~spoken
-            counts = cells.groups.counts[index[fresh]]
-            self.pending.add(windows[fresh], owners[fresh], counts, len(self.space))
+            came = counts[index[fresh]]
+            self.pending.add(windows[fresh], owners[fresh], came, len(self.space))
             if self._early_rows is not None:
                 out += self._speak(*self.pending.take(self._early_rows))
         return out
@@ -214,7 +227,7 @@ class SlicedWindowOperator(WindowedOperator):
             owned, index = merged.units, np.arange(len(merged))
         else:
             owned, index = self._windows_of(merged.units)
-        wanted = _is_in(owned, merged.slots[index], windows, slots, len(self.space))
+        wanted = is_in(owned, merged.slots[index], windows, slots, len(self.space))
         owned, index = owned[wanted], index[wanted]
         out = self._emit_windows(self._put_together(merged, owned, index))
         if self._apart:
@@ -224,7 +237,7 @@ class SlicedWindowOperator(WindowedOperator):
                 inside = marked[run.slots] & (run.units >= low) & (run.units <= high)
                 if inside.any():
                     at = np.flatnonzero(inside)
-                    hits = _is_in(run.units[at], run.slots[at], windows, slots, len(self.space))
+                    hits = is_in(run.units[at], run.slots[at], windows, slots, len(self.space))
                     inside[at] = hits
                 return inside
 
@@ -235,20 +248,10 @@ class SlicedWindowOperator(WindowedOperator):
         return self.emit(run.slots, self.slicing.bounds(run.units), run.columns)
 
     def next_timer(self) -> int | None:
-        if self._every is None or len(self.pending) == 0:
-            return None
-        return 0 if self._due is None else self._due
+        return self._timer.next(waiting=len(self.pending) > 0)
 
     def on_processing_time(self, now: int) -> list[Batch]:
-        if self._every is None:
-            return []
-        if self._due is None:  # the first look at the clock since open
-            self._due = now + self._every
-            return []
-        if now < self._due:
-            return []
-        self._due = now + self._every
-        return self._speak(*self.pending.take(1))
+        return self._speak(*self.pending.take(1)) if self._timer.due(now) else []
 
     # ------------------------------------------------------------------------------ state
 
@@ -299,15 +302,6 @@ class SlicedWindowOperator(WindowedOperator):
 def _sorted(run: Run) -> Run:
     """By unit, rows of one unit in their order."""
     return run.take(np.argsort(run.units, kind="stable"))
-
-
-def _is_in(units: Ints, slots: Ints, of: Ints, of_slots: Ints, width: int) -> Mask:
-    """Which pairs are among the distinct pairs ``(of, of_slots)``."""
-    every = group(np.concatenate([of, units]), np.concatenate([of_slots, slots]), width)
-    wanted = np.zeros(every.groups.size, np.bool_)
-    wanted[every.groups.codes[: len(of)]] = True
-    found: Mask = wanted[every.groups.codes[len(of) :]]
-    return found
 
 
 def _parts(lengths: Ints) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""How far event time has come, for each key group.
+"""How far event time has come, for each key group; when early results are due.
 
 Why it exists: whether a window has spoken, and whether a row is late, is a question to the
 watermark. A subtask has one; but after rescaling it may own key groups whose former owner had
@@ -7,7 +7,7 @@ group keeps its watermark until the subtask's own has caught up.
 
     watermark   KEYED   key_group int32, watermark int64 (µs)
 
-May import: elements, operators.base, operators.window_aggregates, Arrow, numpy.
+May import: elements, operators.base, operators.window_aggregates, windowing, Arrow, numpy.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow as pa
 from helios_ray.elements import MIN_TIMESTAMP
 from helios_ray.operators.base import OperatorContext, StateKind, StateTable
 from helios_ray.operators.window_aggregates.groups import Ints
+from helios_ray.windowing import Trigger, microseconds
 
 WATERMARK = "watermark"
 _SCHEMA = pa.schema([("key_group", pa.int32()), ("watermark", pa.int64())])
@@ -76,3 +77,42 @@ class EventClock:
         self.watermark = int(own.min())
         if int(own.max()) > self.watermark:
             self.ahead = marks
+
+
+class EarlyTimer:
+    """When the windows that wait for ``Trigger.early(every=...)`` are to speak.
+
+    It is counted from the first look at the clock since ``open``: not part of the snapshot.
+
+    Args:
+        trigger: of the windows; one without ``every`` is never due.
+
+    Example:
+        >>> from datetime import timedelta
+        >>> timer = EarlyTimer(Trigger.early(every=timedelta(microseconds=10)))
+        >>> timer.next(waiting=True), timer.due(100), timer.next(waiting=True), timer.due(110)
+        (0, False, 110, True)
+    """
+
+    def __init__(self, trigger: Trigger) -> None:
+        every = trigger.every
+        self._every = None if every is None else microseconds("every", every)
+        self._due: int | None = None
+
+    def next(self, *, waiting: bool) -> int | None:
+        """Processing time (µs) to be asked at next, or None.
+
+        Args:
+            waiting: whether any window has rows that it has not spoken of.
+        """
+        if self._every is None or not waiting:
+            return None
+        return 0 if self._due is None else self._due
+
+    def due(self, now: int) -> bool:
+        """Whether it is time to speak; if so, the next time is set."""
+        if self._every is None or (self._due is not None and now < self._due):
+            return False
+        first = self._due is None
+        self._due = now + self._every
+        return not first

@@ -5,8 +5,9 @@ method or function of the cores by one that somebody might have written.
 
     coordinator  decisions about epochs, checkpoints, commits
     tasks        barriers, channels, watermarks, transactions
+    operators    what operators keep, and how a task drives them
 
-May import: execution, protocol, checkpoint, and the simulation.
+May import: execution, operators, protocol, checkpoint, and the simulation.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
+
+from helios_ray.simulation.shapes import basic
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Mutant:
         owner: class or module that is changed.
         attribute: what of it is replaced.
         make: from the original to what takes its place.
+        shapes: of plans that can show it.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Mutant:
     owner: Any
     attribute: str
     make: Callable[[Any], Any]
+    shapes: tuple[str, ...] = basic.NAMES
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -46,6 +51,6 @@ class Mutant:
 
 def every_mutant() -> list[Mutant]:
     """All of them, in a stable order."""
-    from helios_ray.simulation.mutants import coordinator, tasks  # they import this module
+    from helios_ray.simulation.mutants import coordinator, operators, tasks  # they import this
 
-    return [*coordinator.MUTANTS, *tasks.MUTANTS]
+    return [*coordinator.MUTANTS, *tasks.MUTANTS, *operators.MUTANTS]

@@ -24,13 +24,13 @@ def flights_of(env: StreamExecutionEnvironment, data: Data) -> DataStream:
 
 def weather_of(env: StreamExecutionEnvironment, data: Data) -> DataStream:
     """The columns of the weather that joins need."""
-    return data.weather(env).select("weather_id", "at", "origin", "temp", "visib")
+    return data.weather(env).select("weather_id", "seen", "origin", "temp", "visib")
 
 
 @query(
     f"""with f as (select id, origin, {bounds("1 hour")} from flights)
         select f.*, weather_id from f join weather w
-        on f.origin = w.origin and w.at >= window_start and w.at < window_end"""
+        on f.origin = w.origin and w.seen >= window_start and w.seen < window_end"""
 )
 def window_join_inner(env: StreamExecutionEnvironment, data: Data) -> DataStream:
     weather = weather_of(env, data).key_by("origin")
@@ -64,7 +64,7 @@ def window_join_full(env: StreamExecutionEnvironment, data: Data) -> DataStream:
         f as (select s, id, origin from flights, s
             where carrier = 'OO' and ts >= s and ts < s + interval 2 hour),
         w as (select s, weather_id, origin from weather, s
-            where at >= s and at < s + interval 2 hour)
+            where seen >= s and seen < s + interval 2 hour)
         select f.s as window_start, f.origin, id, weather_id
         from f left join w on f.s = w.s and f.origin = w.origin"""
 )
@@ -81,7 +81,7 @@ def sliding_window_join_left(env: StreamExecutionEnvironment, data: Data) -> Dat
 
 @query(
     """select f.id, f.origin, weather_id, temp from flights f join weather w
-        on f.origin = w.origin and w.at <= f.ts and w.at > f.ts - interval 1 hour"""
+        on f.origin = w.origin and w.seen <= f.ts and w.seen > f.ts - interval 1 hour"""
 )
 def interval_join_with_the_weather(env: StreamExecutionEnvironment, data: Data) -> DataStream:
     weather = weather_of(env, data).key_by("origin")
@@ -94,8 +94,8 @@ def interval_join_with_the_weather(env: StreamExecutionEnvironment, data: Data) 
 
 
 @query(
-    """select f.id, f.origin, w.at from flights f left join weather w
-        on f.origin = w.origin and w.visib < 1 and w.at between f.ts and f.ts + interval 2 hour"""
+    """select f.id, f.origin, w.seen from flights f left join weather w
+        on f.origin = w.origin and w.visib < 1 and w.seen between f.ts and f.ts + interval 2 hour"""
 )
 def interval_join_left(env: StreamExecutionEnvironment, data: Data) -> DataStream:
     fog = weather_of(env, data).filter(col("visib") < 1).key_by("origin")
@@ -103,7 +103,7 @@ def interval_join_left(env: StreamExecutionEnvironment, data: Data) -> DataStrea
         flights_of(env, data)
         .key_by("origin")
         .interval_join(fog, timedelta(0), 2 * HOUR, how="left", uid="join")
-        .select("id", "origin", "at")
+        .select("id", "origin", "seen")
     )
 
 
@@ -129,7 +129,7 @@ def interval_join_full(env: StreamExecutionEnvironment, data: Data) -> DataStrea
 @query(
     """select f.id, w.weather_id, w.temp from flights f asof left join
         (select * from weather where temp is not null) w
-        on f.origin = w.origin and f.ts >= w.at"""
+        on f.origin = w.origin and f.ts >= w.seen"""
 )
 def temporal_join_with_the_weather(env: StreamExecutionEnvironment, data: Data) -> DataStream:
     weather = weather_of(env, data).filter(col("temp").is_valid()).key_by("origin")
@@ -143,8 +143,8 @@ def temporal_join_with_the_weather(env: StreamExecutionEnvironment, data: Data) 
 
 @query(
     """select f.id, w.weather_id from flights f asof join
-        (select * from weather where visib < 2) w on f.origin = w.origin and f.ts >= w.at
-        where f.ts - w.at <= interval 3 hour"""
+        (select * from weather where visib < 2) w on f.origin = w.origin and f.ts >= w.seen
+        where f.ts - w.seen <= interval 3 hour"""
 )
 def temporal_join_within_three_hours(env: StreamExecutionEnvironment, data: Data) -> DataStream:
     fog = weather_of(env, data).filter(col("visib") < 2).key_by("origin")
@@ -209,7 +209,7 @@ def tally(_key: dict[str, Any], _window: Any, flights: pa.Table, weather: pa.Tab
 
 @query(
     f"""with f as (select origin, {bounds("1 day")}, count(*) as flights from flights group by all),
-        w as (select origin, time_bucket(interval 1 day, at) as window_start, count(*) as hours
+        w as (select origin, time_bucket(interval 1 day, seen) as window_start, count(*) as hours
             from weather group by all)
         select coalesce(f.origin, w.origin) as origin,
         coalesce(f.window_start, w.window_start) as window_start,
@@ -233,11 +233,11 @@ def co_grouped_by_day(env: StreamExecutionEnvironment, data: Data) -> DataStream
 
 
 @query(
-    """with both as (
-            select dest as place, ts, id, 1 as side from flights where carrier = 'VX'
-            union all select dest, ts, id, 2 from flights where carrier = 'AS'),
+    """with sides as (
+            select dest as place, ts, id, 1 as side from flights where carrier = 'F9'
+            union all select dest, ts, id, 2 from flights where carrier = 'WN'),
         marked as (select *, coalesce(ts - lag(ts) over (partition by place order by ts)
-            >= interval 6 hour, false) as breaks from both),
+            >= interval 6 hour, false) as breaks from sides),
         numbered as (select *, sum(cast(breaks as int)) over (partition by place order by ts
             rows unbounded preceding) as s from marked)
         select a.place, a.id, b.id as other from numbered a join numbered b
@@ -245,8 +245,8 @@ def co_grouped_by_day(env: StreamExecutionEnvironment, data: Data) -> DataStream
 )
 def session_window_join(env: StreamExecutionEnvironment, data: Data) -> DataStream:
     flights = flights_of(env, data).select("id", "ts", "carrier", place="dest")
-    one = flights.filter(col("carrier") == "VX").select("id", "ts", "place").key_by("place")
-    two = flights.filter(col("carrier") == "AS").select("ts", "place", other="id").key_by("place")
+    one = flights.filter(col("carrier") == "F9").select("id", "ts", "place").key_by("place")
+    two = flights.filter(col("carrier") == "WN").select("ts", "place", other="id").key_by("place")
     return one.join(two, window=SessionWindow(timedelta(hours=6)), uid="join").select(
         "place", "id", "other"
     )

@@ -121,9 +121,10 @@ class Turnaround(KeyedProcessFunction):
 
 
 @query(
-    """select id, date_diff('minute', lag(ts) over w, ts) as minutes from flights
-        where tailnum is not null qualify minutes is not null
-        window w as (partition by tailnum order by ts, id)"""
+    """select id, minutes from (
+            select id, date_diff('minute', lag(ts) over (partition by tailnum order by ts, id), ts)
+                as minutes from flights where tailnum is not null)
+        where minutes is not null"""
 )
 def from_departure_to_departure(env: StreamExecutionEnvironment, data: Data) -> DataStream:
     return (

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pytest
 
-from helios_ray.elements import Batch
+from helios_ray.elements import MIN_TIMESTAMP, Batch
 from helios_ray.execution.batching import concatenate
 from helios_ray.execution.chain import OperatorChain
 from helios_ray.operators.base import (
     Operator,
     OperatorContext,
     OperatorSnapshot,
+    Request,
+    Response,
     StateKind,
     StateTable,
 )
@@ -98,6 +100,111 @@ def test_time_reaches_each_operator_as_the_one_before_lets_it_through() -> None:
     assert tail.chain.advance_time(50) == 38
     # The first fires at 50, its row goes through the second; the second fires at 48.
     assert [values for _, tag, values in tail.out if tag is None] == [[60], [48]]
+
+
+class Holder(Operator):
+    """Holds event time back at ``held``, asks for one thing, and says what it was told."""
+
+    def __init__(self, held: int | None = None, blocked: frozenset[int] = frozenset()) -> None:
+        self.held = held
+        self.blocked = blocked
+        self.told: list[int] = []
+        self.asked = False
+
+    def process_batch(self, batch: Batch, input_index: int = 0) -> list[Batch]:
+        return [batch]
+
+    def on_watermark(self, timestamp: int) -> list[Batch]:
+        self.told.append(timestamp)
+        return [rows(timestamp)]
+
+    def output_watermark(self, timestamp: int) -> int:
+        return timestamp if self.held is None else min(timestamp, self.held)
+
+    def blocked_inputs(self) -> frozenset[int]:
+        return self.blocked
+
+    @property
+    def outstanding(self) -> bool:
+        return self.held is not None
+
+    def take_requests(self) -> list[Request]:
+        asked, self.asked = self.asked, True
+        return [] if asked else [Request(request_id=1, call=never_called)]
+
+    def on_response(self, response: Response) -> list[Batch]:
+        self.held = None
+        return [rows(response.value)]
+
+    def on_input_end(self, input_index: int) -> list[Batch]:
+        return [rows(-input_index)]
+
+
+async def never_called() -> None:
+    raise AssertionError
+
+
+def test_time_that_was_held_back_is_let_on_as_far_as_it_may_go_and_told_once() -> None:
+    first, second, third = Holder(held=3), Holder(held=5), Holder()
+    tail = Tail(first, second, third)
+    assert tail.chain.advance_time(9) == 3
+    assert tail.chain.catch_up() == 3
+    assert (second.told, third.told) == ([3], [3])
+    first.held = None
+    assert tail.chain.catch_up() == 5
+    assert (first.told, second.told, third.told) == ([9], [3, 9], [3, 5])
+    tail.out.clear()
+    assert tail.chain.catch_up() == 5
+    assert tail.out == []
+    second.held = None
+    assert tail.chain.catch_up() == 9
+    assert [values for _, _, values in tail.out] == [[9]]
+
+
+def test_operators_are_told_nothing_while_all_of_event_time_is_held_back() -> None:
+    first, second = Holder(held=MIN_TIMESTAMP), Holder()
+    tail = Tail(first, second)
+    assert tail.chain.advance_time(9) == MIN_TIMESTAMP
+    assert second.told == []
+
+
+def test_a_resumed_chain_is_nowhere_behind_where_it_stood() -> None:
+    first, second = Holder(held=MIN_TIMESTAMP), Holder()
+    tail = Tail(first, second)
+    tail.chain.resume(7)
+    assert (first.told, second.told) == ([7], [7])
+    assert tail.chain.advance_time(9) == 7
+    first.held = None
+    assert tail.chain.catch_up() == 9
+    with pytest.raises(AssertionError, match="goes back from 9 to 8"):
+        tail.chain.advance_time(8)
+
+
+def test_what_an_operator_waits_for_is_known_by_its_uid_and_flows_on_from_it() -> None:
+    first, second = Holder(), Holder(held=1)
+    tail = Tail(first, second, Probe(10))
+    assert [uid for uid, _ in tail.chain.take_requests()] == ["op-0", "op-1"]
+    assert tail.chain.take_requests() == []
+    assert tail.chain.outstanding
+    tail.chain.respond("op-1", Response(request_id=1, value=4))
+    assert not tail.chain.outstanding
+    tail.chain.end_one_input(2)
+    assert [values for _, tag, values in tail.out if tag is None] == [[14], [8]]
+
+
+@pytest.mark.parametrize(
+    ("operators", "blocked"),
+    [
+        ([], frozenset()),
+        ([Holder(), Holder()], frozenset()),
+        ([Holder(blocked=frozenset({1})), Holder()], frozenset({1})),
+        ([Holder(), Holder(blocked=frozenset({0}))], frozenset({0, 1})),
+    ],
+)
+def test_an_operator_behind_the_first_blocks_every_input(
+    operators: list[Operator], blocked: frozenset[int]
+) -> None:
+    assert Tail(*operators).chain.blocked_inputs(frozenset({0, 1})) == blocked
 
 
 def test_the_end_of_input_is_told_in_order_and_rows_flow_on() -> None:

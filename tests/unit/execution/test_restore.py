@@ -110,6 +110,13 @@ def test_split_state_is_dealt_out_once(before: int, after: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
+def test_split_state_of_fewer_rows_than_subtasks_leaves_some_with_none() -> None:
+    manifest, loaded = snapshots(StateKind.SPLIT, 1)
+    few = {o: table.slice(0, 2) for o, table in loaded.items()}
+    shares = restored_rows(manifest, few, 4)
+    assert [len(share) for share in shares] == [1, 1, 0, 0]
+
+
 @given(widths, widths)
 def test_union_state_goes_to_all_and_broadcast_state_in_one_copy(before: int, after: int) -> None:
     manifest, loaded = snapshots(StateKind.UNION, before)

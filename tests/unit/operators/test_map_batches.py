@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,7 +139,7 @@ def fails_on_three(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def test_a_call_that_raises_names_its_rows_or_leaves_all_of_them_out() -> None:
+def test_a_call_that_raises_names_its_rows_or_leaves_out_those_that_fail_alone() -> None:
     rows = batch(FIVE, at="100")
     with pytest.raises(
         UserFunctionError, match=r"map_batches 'm'.*three on rows 2 to 3.*\{'x': 3\}.*100 \+ row 2"
@@ -146,11 +147,58 @@ def test_a_call_that_raises_names_its_rows_or_leaves_all_of_them_out() -> None:
         opened(MapBatchesOperator(fails_on_three, batch_size=2), "m").process_batch(rows)
     operator = opened(MapBatchesOperator(fails_on_three, batch_size=2, on_error="dead_letter"))
     out = operator.process_batch(rows)
-    assert [r["x"] for r in main_rows(out)] == [1, 2, 5]
+    assert [r["x"] for r in main_rows(out)] == [1, 2, 4, 5]
     letters = tagged_rows(out, "dead_letter")
-    assert [json.loads(r["row"]) for r in letters] == [{"x": 3}, {"x": 4}]
-    assert [r["position"] for r in letters] == ["rows.csv @ 100 + row 2", "rows.csv @ 100 + row 3"]
+    assert [json.loads(r["row"]) for r in letters] == [{"x": 3}]
+    assert [r["position"] for r in letters] == ["rows.csv @ 100 + row 2"]
+    assert operator.counters() == {"operator.skipped_rows": 1}
+
+
+def test_failing_rows_are_found_by_halves_and_nothing_of_a_failed_call_is_used() -> None:
+    calls: list[int] = []
+
+    def double_then_maybe_fail(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        calls.append(len(given["x"]))
+        for _ in range(2):
+            yield {"x": given["x"]}
+        if set(given["x"]) & {5, 70}:
+            raise ValueError("bad")
+
+    operator = opened(MapBatchesOperator(double_then_maybe_fail, on_error="skip"))
+    out = operator.process_batch(batch({"x": list(range(100))}))
+    assert Counter(r["x"] for r in main_rows(out)) == {x: 2 for x in range(100) if x not in (5, 70)}
     assert operator.counters() == {"operator.skipped_rows": 2}
+    assert calls[0] == 100
+    assert len(calls) <= 2 * 2 * 7 + 1, "two bad rows of a hundred take few calls"
+
+
+def test_a_batch_that_is_only_too_large_is_done_in_parts_and_loses_no_row() -> None:
+    def small_only(given: dict[str, Any]) -> dict[str, Any]:
+        if len(given["x"]) > 3:
+            raise MemoryError("too many rows")
+        return given
+
+    operator = opened(MapBatchesOperator(small_only, on_error="dead_letter"))
+    out = operator.process_batch(batch({"x": list(range(10))}))
+    assert [r["x"] for r in main_rows(out)] == list(range(10))
+    assert tagged_rows(out, "dead_letter") == []
+    assert operator.counters() == {"operator.skipped_rows": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fn": Scale}, r"the constructor of Scale\(factor.*missing a required argument: 'factor'"),
+        ({"fn": Scale, "fn_constructor_args": [1]}, r"Scale.__call__.*'minus'"),
+        ({"fn_args": [1]}, r"fails_on_three.*too many positional"),
+        ({"fn_kwargs": {"times": 2}}, r"fails_on_three.*unexpected keyword argument 'times'"),
+    ],
+)
+def test_arguments_that_the_function_does_not_take_are_found_when_the_job_is_built(
+    arguments: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MapBatchesOperator(**{"fn": fails_on_three, **arguments})
 
 
 @pytest.mark.parametrize(

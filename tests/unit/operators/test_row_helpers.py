@@ -185,6 +185,29 @@ def test_held_rows_come_out_when_their_time_comes_and_hold_the_watermark_back() 
         RateLimitOperator(0)
 
 
+def test_a_rate_limit_takes_no_more_while_it_holds_as_much_as_it_may() -> None:
+    operator = opened(RateLimitOperator(10, max_held_rows=3))
+    operator.set_processing_time(0)
+    assert not operator.outstanding
+    operator.process_batch(batch({"i": [1, 2, 3]}))
+    assert operator.outstanding
+    assert operator.blocked_inputs() == frozenset()
+    operator.process_batch(batch({"i": [4, 5]}))
+    assert operator.held_rows == 4
+    assert operator.blocked_inputs() == {0}
+    restored = opened(RateLimitOperator(10, max_held_rows=3))
+    restored.restore(operator.snapshot())
+    assert restored.blocked_inputs() == {0}
+    assert restored.outstanding
+    for tenths in range(1, 5):
+        operator.on_processing_time(tenths * 100_000)
+        assert operator.held_rows == 4 - tenths
+        assert bool(operator.blocked_inputs()) is (operator.held_rows >= 3)
+    assert not operator.outstanding
+    with pytest.raises(ConfigError, match="max_held_rows"):
+        RateLimitOperator(1, max_held_rows=0)
+
+
 # -------------------------------------------------------------------------------------- inspect
 
 

@@ -504,6 +504,31 @@ def test_a_task_that_finishes_while_a_checkpoint_waits_for_it_is_asked_itself() 
     assert [task for task, _ in desk.sent(TriggerCheckpoint)] == [SOURCE, MAP]
 
 
+def test_a_task_that_drains_is_asked_itself_and_the_job_does_not_end_before_it() -> None:
+    desk = Desk().run()
+    desk.tell(i.CheckpointRequested())
+    desk.beat(TaskPhase.FINISHED, SOURCE)
+    desk.clear()
+    desk.beat(TaskPhase.DRAINING, MAP)
+    assert [task for task, _ in desk.sent(TriggerCheckpoint)] == [MAP]
+    desk.acknowledge(1)
+    desk.settle()
+    desk.commit(1)
+    desk.settle()
+    desk.clear()
+    desk.beat(TaskPhase.RUNNING, MAP)  # said before, and late
+    desk.tell(i.CheckpointRequested())
+    assert [task for task, _ in desk.sent(TriggerCheckpoint)] == [SOURCE, MAP]
+    desk.acknowledge(2)
+    desk.settle()
+    desk.commit(2)
+    desk.settle()
+    desk.beat(TaskPhase.FINISHED, *(task for task in TASKS if task != MAP))
+    assert desk.core.status is JobStatus.RUNNING
+    desk.beat(TaskPhase.FINISHED)
+    assert desk.core.status is JobStatus.FINISHING
+
+
 def test_a_finished_job_run_again_settles_and_ends_without_a_row() -> None:
     first = Desk().run()
     first.beat(TaskPhase.FINISHED)

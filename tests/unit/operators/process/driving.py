@@ -122,7 +122,8 @@ def share_out(snapshots: Sequence[Any], parallelism: int) -> list[dict[str, Stat
                 groups = whole["key_group"].to_numpy()
                 table = whole.filter(pa.array((groups >= own.start) & (groups < own.stop)))
             elif stored[0].kind is StateKind.SPLIT:
-                table = whole.take(pa.array(range(subtask, whole.num_rows, parallelism)))
+                every_nth = range(subtask, whole.num_rows, parallelism)
+                table = whole.take(pa.array(every_nth, pa.int64()))
             elif stored[0].kind is StateKind.BROADCAST:
                 table = stored[subtask % len(stored)].table
             share[name] = StateTable(stored[0].kind, table)
