@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from helios_ray.checkpoint.header import DEFAULT_CHUNK_SIZE, MAX_CHUNK_SIZE, EncryptionAlgorithm
@@ -207,6 +207,16 @@ got datetime.timedelta(days=-1, seconds=86399). Use for example timedelta(second
         )
         for advice in self.advice():
             warnings.warn(advice, CheckpointConfigWarning, stacklevel=3)
+
+    def prepared(self) -> CheckpointConfig:
+        """These settings with keys that other processes can use; see
+        :meth:`EncryptionConfig.prepared`.
+        """
+        encryption = self.encryption.prepared(datetime.now(timezone.utc))
+        with warnings.catch_warnings():
+            # The user has heard the advice on these settings when they made them.
+            warnings.simplefilter("ignore", CheckpointConfigWarning)
+            return replace(self, encryption=encryption)
 
     @property
     def effective_min_pause(self) -> timedelta:

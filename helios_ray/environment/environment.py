@@ -302,7 +302,8 @@ class StreamExecutionEnvironment(Settings):
 
     def _submit(self, name: str, restore: Restore, options: JobOptions) -> JobHandle:
         wanted = _check_restore(restore)
-        config = self._checkpoints or CheckpointConfig()
+        self.compile(name)  # what is wrong with the dataflow is said before a key is made
+        config = (self._checkpoints or CheckpointConfig()).prepared()
 
         def collect(uid: str) -> Any:
             from helios_ray.runtime.collect import CollectSink

@@ -1,19 +1,22 @@
 """Whether a cluster can ever hold a job.
 
 Why it exists: Ray lets an actor that asks for more than the cluster has wait for ever, without a
-word. A job that can never start says so when it is submitted.
+word. A job that cannot start yet says so when it is submitted: as a warning, since the cluster
+may grow once somebody waits.
 
 May import: plan, errors, and ``ray``.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 
 from helios_ray.errors import ConfigError
+from helios_ray.plan.graph import PlanWarning
 from helios_ray.plan.physical import PhysicalPlan, Resources
 
 _ROUNDING = 1e-6
@@ -22,13 +25,14 @@ _ARGUMENTS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
 
 def check_cluster(plan: PhysicalPlan) -> None:
-    """Compare what a job asks for with the Ray cluster that the program is connected to.
-
-    Raises:
-        ConfigError: see :func:`check_placement`.
+    """Compare what a job asks for with the Ray cluster that the program is connected to, and
+    warn (``PlanWarning``) where it is more than there is.
     """
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    check_placement(plan, [node["Resources"] for node in nodes if node["Alive"]])
+    try:
+        check_placement(plan, [node["Resources"] for node in nodes if node["Alive"]])
+    except ConfigError as error:
+        warnings.warn(str(error), PlanWarning, stacklevel=2)
 
 
 def check_placement(plan: PhysicalPlan, nodes: Sequence[Mapping[str, float]]) -> None:
@@ -50,7 +54,7 @@ def check_placement(plan: PhysicalPlan, nodes: Sequence[Mapping[str, float]]) ->
             raise ConfigError(
                 f"operator {chain.uid!r}: each of its subtasks asks for {_say(asked)}, and no "
                 f"node of the Ray cluster has that; the largest have {_say(_most(asked, nodes))}. "
-                f"Ray would let it wait for ever. {_WAY_OUT}"
+                f"It waits until there is one. {_WAY_OUT}"
             )
         for resource, amount in asked.items():
             total[resource] = total.get(resource, 0) + amount * chain.parallelism
@@ -62,15 +66,15 @@ def check_placement(plan: PhysicalPlan, nodes: Sequence[Mapping[str, float]]) ->
         if not _fits(amount, there):
             raise ConfigError(
                 f"job {plan.job!r} asks for {_say({resource: amount})} "
-                f"({', '.join(askers[resource])}), and the Ray cluster has {there:g} in all. Ray "
-                f"would let it wait for ever. {_WAY_OUT}"
+                f"({', '.join(askers[resource])}), and the Ray cluster has {there:g} in all. It "
+                f"waits until there is more. {_WAY_OUT}"
             )
 
 
 _WAY_OUT = (
     "Ask for less (a fraction lets operators share), lower the parallelism or concurrency, or "
-    "add nodes. A cluster that grows when it is asked: "
-    "ray.autoscaler.sdk.request_resources(bundles=[...]), and start the job when they are there."
+    "add nodes; a cluster that scales by itself adds them, or is asked to by "
+    "ray.autoscaler.sdk.request_resources(bundles=[...])."
 )
 
 

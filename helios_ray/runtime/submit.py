@@ -11,15 +11,13 @@ from __future__ import annotations
 import logging
 import re
 import time
-import warnings
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from helios_ray.checkpoint.config import CheckpointConfig, CheckpointConfigWarning
+from helios_ray.checkpoint.config import CheckpointConfig
 from helios_ray.checkpoint.layout import manifest_of
 from helios_ray.errors import ConfigError
 from helios_ray.execution.task import TaskOptions
@@ -58,18 +56,13 @@ def submit(
 
     Raises:
         StorageError: storage is not reachable or not writable.
-        ConfigError: a job of this name is running already, or asks for resources that the
-            cluster does not have.
+        ConfigError: a job of this name is running already.
     """
     check_name("job", plan.job)
     for warning in plan.warnings:
         logger.warning(warning)
     config.storage.open().scoped(plan.job).check()
-    encryption = config.encryption.prepared(datetime.now(timezone.utc))
-    with warnings.catch_warnings():
-        # The user has heard the advice on these settings when they made them.
-        warnings.simplefilter("ignore", CheckpointConfigWarning)
-        config = replace(config, encryption=encryption)
+    config = config.prepared()
     if not ray.is_initialized():
         ray.init(**{"log_to_driver": True, **options.ray_options})
     check_cluster(plan)
