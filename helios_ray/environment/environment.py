@@ -302,7 +302,12 @@ class StreamExecutionEnvironment(Settings):
 
     def _submit(self, name: str, restore: Restore, options: JobOptions) -> JobHandle:
         wanted = _check_restore(restore)
-        self.compile(name)  # what is wrong with the dataflow is said before a key is made
+        compiled = self.compile(name)
+        self._say(compiled)
+        for node in compiled.nodes.values():
+            if isinstance(node.role, Writes):
+                node.role.prototype.check(node.input_schema)
+        # Only now: a dataflow that cannot run makes no keys.
         config = (self._checkpoints or CheckpointConfig()).prepared()
 
         def collect(uid: str) -> Any:
@@ -311,10 +316,6 @@ class StreamExecutionEnvironment(Settings):
             return partial(CollectSink, config=config, job=name, uid=uid)
 
         compiled = self.compile(name, collect)
-        self._say(compiled)
-        for node in compiled.nodes.values():
-            if isinstance(node.role, Writes):
-                node.role.prototype.check(node.input_schema)
 
         from helios_ray.runtime.submit import submit
 

@@ -64,8 +64,9 @@ class FakeCollect(FakeSink):
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
+def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runtime:
     made = Runtime()
+    monkeypatch.setenv("HELIOS_KEY_FILE", str(tmp_path / "keys.json"))
     job = types.ModuleType("helios_ray.runtime.submit")
     job.submit = made.submit  # type: ignore[attr-defined]
     collect = types.ModuleType("helios_ray.runtime.collect")
@@ -219,7 +220,7 @@ def test_execute_hands_everything_over_and_waits(
     assert env.execute("routes", allow_unmatched_state=True, progress=False) == "the result"
     call = runtime.call
     assert call["plan"].job == "routes"
-    assert call["config"] is config
+    assert call["config"] == config.prepared()
     assert call["restart_strategy"] == NoRestart()
     options = call["options"]
     assert options.buffer_timeout == timedelta(milliseconds=7)
@@ -268,7 +269,7 @@ def test_a_place_to_restore_from_that_cannot_be_is_refused(
 def test_without_a_config_a_job_has_the_defaults(env: StreamExecutionEnvironment, runtime: Runtime):
     described(env)
     env.execute("a")
-    assert runtime.call["config"] == CheckpointConfig()
+    assert runtime.call["config"] == CheckpointConfig().prepared()
 
 
 def test_each_sink_is_checked_against_the_rows_to_come_before_anything_starts(
@@ -297,7 +298,9 @@ def test_a_collecting_sink_is_given_the_jobs_storage(
     env.execute("routes")
     spec = runtime.call["plan"].chain("in").sink
     one, two = spec.factory(), spec.factory()
-    assert one.made_with == (config, "routes", "rows")
+    # With its keys: a process elsewhere would look for them in its own environment.
+    assert one.made_with == (config.prepared(), "routes", "rows")
+    assert one.made_with[0].encryption.key_provider is not None
     assert one is not two
 
 
