@@ -13,6 +13,7 @@ JOBS ?= 2
 SEEDS ?= 2000
 KILLS ?= 20
 SEED ?=
+ONLY ?=
 REPLAY = $(if $(SEED),--seed $(SEED))
 
 export RAY_USAGE_STATS_ENABLED := 0
@@ -21,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The parts of `make test` share two cores and print one report: never at once, even under -j.
 .NOTPARALLEL:
-.PHONY: help demo test test-unit test-integration test-s3 simulate mutants chaos bench-smoke \
+.PHONY: help demo test test-unit test-integration test-s3 simulate mutants oracle chaos bench-smoke \
         notebook lint format clean s3-server
 
 help: ## show this list
@@ -50,6 +51,9 @@ mutants: $(VENV)/.ready-dev ## plant known bugs in the protocol and see each one
 
 chaos: $(VENV)/.ready-dev ## kill real processes of a real job; KILLS=20, SEED=n
 	@$(PY) -m tests.chaos --kills $(KILLS) $(REPLAY)
+
+oracle: $(VENV)/.ready-dev ## streaming answers over nycflights13 against DuckDB's; ONLY=word, SEED=n
+	@$(PY) -m tests.oracle $(REPLAY) $(if $(ONLY),--only $(ONLY))
 
 bench-smoke: $(VENV)/.ready-dev ## a first baseline: rows/s, latency, checkpoints, two-phase commit
 	@$(PY) -m benchmarks.smoke

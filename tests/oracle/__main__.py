@@ -18,23 +18,36 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from helios_ray import PlanWarning, StreamExecutionEnvironment
-from helios_ray.checkpoint import CheckpointConfig, CheckpointConfigWarning, CheckpointStorage
+from helios_ray import JobResult, PlanWarning, StreamExecutionEnvironment
+from helios_ray.checkpoint import (
+    CheckpointConfig,
+    CheckpointConfigWarning,
+    CheckpointStorage,
+    EncryptionConfig,
+    FileKeyProvider,
+)
 from helios_ray.errors import HeliosError
 from tests.oracle import queries as _queries  # noqa: F401 - registers them
 from tests.oracle.compare import differences
 from tests.oracle.data import Data, prepare
+from tests.oracle.examples import Example
+from tests.oracle.examples import found as examples
 from tests.oracle.query import QUERIES, Query
 
 SHOWN = 3
+
+Compared: TypeAlias = list[tuple[str, int, list[str]]]
+"""Of each answer of a job: its name, its rows, and where it differs."""
 
 
 @dataclass(slots=True)
@@ -48,33 +61,58 @@ class Tally:
     def __str__(self) -> str:
         return f"oracle: queries={self.queries} rows={self.rows} mismatches={self.mismatches}"
 
-    def add(self, name: str, rows: int, found: list[str], seconds: float) -> None:
-        """Note one comparison and print it."""
-        self.queries += 1
-        self.rows += rows
-        self.mismatches += len(found)
-        verdict = f"{len(found)} MISMATCHES" if found else "same"
-        print(f"{name:42} {rows:>8} rows  {verdict}  {seconds:.1f} s", flush=True)
-        for line in found[:SHOWN]:
-            print(f"    {line}")
+    def add(self, compared: Compared, seconds: float) -> None:
+        """Note what one job gave and print it."""
+        for name, rows, found in compared:
+            self.queries += 1
+            self.rows += rows
+            self.mismatches += len(found)
+            verdict = f"{len(found)} MISMATCHES" if found else "same"
+            print(f"{name:42} {rows:>8} rows  {verdict}  {seconds:.1f} s", flush=True)
+            for line in found[:SHOWN]:
+                print(f"    {line}")
 
 
-def run(query: Query, data: Data, directory: Path, parallelism: int) -> tuple[int, list[str]]:
-    """Run one query as a job and compare."""
+def environment(directory: Path, parallelism: int) -> StreamExecutionEnvironment:
+    """One with checkpoints twice a second."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CheckpointConfigWarning)
         checkpoints = CheckpointConfig(
             interval=timedelta(milliseconds=500),
             storage=CheckpointStorage.local(str(directory / "checkpoints")),
+            encryption=EncryptionConfig(key_provider=FileKeyProvider(directory / "keys.json")),
         )
     env = StreamExecutionEnvironment().with_parallelism(parallelism)
-    env.with_checkpoint_config(checkpoints)
-    query.build(env, data).collect(uid="answer")
+    return env.with_checkpoint_config(checkpoints).build()
+
+
+def execute(env: StreamExecutionEnvironment, name: str) -> JobResult:
+    """Run a described job to its end."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PlanWarning)
-        streamed = env.execute(query.name.replace("_", "-"), progress=False).collect("answer")
+        return env.execute(name.replace("_", "-"), progress=False)
+
+
+def answer(query: Query, data: Data, directory: Path, parallelism: int) -> Compared:
+    """Run one query as a job and compare."""
+    env = environment(directory, parallelism)
+    query.build(env, data).collect(uid="answer")
+    streamed = execute(env, query.name).collect("answer")
     batch = data.con.sql(query.sql).to_arrow_table()
-    return streamed.num_rows, differences(streamed, batch, query.near)
+    return [(query.name, streamed.num_rows, differences(streamed, batch, query.near))]
+
+
+def rerun(example: Example, directory: Path) -> Compared:
+    """Run one example and compare each of its sinks."""
+    env = environment(directory, 2)
+    example.build(env)
+    result = execute(env, f"example_{example.name}")
+    compared = []
+    for uid, batch in example.batch():
+        streamed = result.collect(uid)
+        name = f"{example.name}: {uid}"
+        compared.append((name, streamed.num_rows, differences(streamed, batch)))
+    return compared
 
 
 @contextlib.contextmanager
@@ -104,18 +142,25 @@ def main(arguments: list[str] | None = None) -> int:
     seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
     print(f"seed {seed}")
     logging.getLogger("helios_ray").setLevel(logging.ERROR)
-    chosen = [q for name, q in sorted(QUERIES.items()) if options.only in name]
     rng = random.Random(seed)
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="helios-oracle-") as scratch, ray_of_our_own():
-        data = prepare(Path(scratch) / "data", seed)
-        for query in chosen:
+        directory = Path(scratch)
+        data = prepare(directory / "data", seed)
+        jobs: list[tuple[str, Callable[[], Compared]]] = [
+            (name, partial(answer, query, data, directory, rng.choice((1, 2, 3))))
+            for name, query in sorted(QUERIES.items())
+        ]
+        jobs += [(e.name, partial(rerun, e, directory)) for e in examples()]
+        for name, job in jobs:
+            if options.only not in name:
+                continue
             started = time.monotonic()
             try:
-                rows, found = run(query, data, Path(scratch), rng.choice((1, 2, 3)))
+                compared = job()
             except HeliosError as error:
-                rows, found = 0, [f"{type(error).__name__}: {error}"]
-            tally.add(query.name, rows, found, time.monotonic() - started)
+                compared = [(name, 0, [f"{type(error).__name__}: {error}"])]
+            tally.add(compared, time.monotonic() - started)
     print(tally)
     return 1 if tally.mismatches or not tally.queries else 0
 
