@@ -23,11 +23,11 @@ ITEM = "item"
 
 
 class ItemsSource(Source):
-    """Rows from a sequence of dicts, or of plain values in a column named ``item``.
+    """Rows of dicts, of plain values in a column named ``item``, or of an Arrow table.
 
     Args:
-        items: all dicts or none. A key that a dict lacks is null.
-        schema: columns and types; inferred from all items if None.
+        items: all dicts or none; a key that a dict lacks is null. Or a table or record batch.
+        schema: columns and types; inferred from all items if None. A table is cast to it.
 
     Raises:
         ConfigError: dicts and plain values are mixed, or the values of a column have no
@@ -39,10 +39,15 @@ class ItemsSource(Source):
         s: string
         >>> ItemsSource([1, 2, 3]).schema()
         item: int64
+        >>> ItemsSource(pa.table({"a": ["x"]}))
+        ItemsSource(1 items)
     """
 
     def __init__(self, items: Iterable[Any], schema: pa.Schema | None = None) -> None:
-        self._data = _to_batch(list(items), schema)
+        if isinstance(items, pa.Table | pa.RecordBatch):
+            self._data = _one_batch(items, schema)
+        else:
+            self._data = _to_batch(list(items), schema)
 
     @property
     def bounded(self) -> bool:
@@ -86,6 +91,23 @@ class _ItemsReader(SplitReader):
 
     def seek(self, position: Json) -> None:
         self._next = int(position["index"])
+
+
+def _one_batch(table: pa.Table | pa.RecordBatch, schema: pa.Schema | None) -> pa.RecordBatch:
+    if isinstance(table, pa.RecordBatch):
+        table = pa.Table.from_batches([table])
+    if schema is not None:
+        try:
+            table = table.select(schema.names).cast(schema)
+        except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ConfigError(
+                f"a table of columns {table.schema.names} does not become schema= "
+                f"{schema.names}: {error}. Leave schema= out, or cast the table first."
+            ) from None
+    if table.num_columns == 0:
+        raise ConfigError("a table must have a column, got none. Give it one.")
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 
 def _to_batch(items: list[Any], schema: pa.Schema | None) -> pa.RecordBatch:

@@ -119,10 +119,11 @@ class StreamExecutionEnvironment(Settings):
         schema: pa.Schema | None = None,
         **options: Unpack[OperatorOptions],
     ) -> DataStream:
-        """Read what the program already has: dicts are rows, plain values go to ``item``.
+        """Read what the program already has: dicts are rows, plain values go to ``item``; an
+        Arrow table is read as it is.
 
         Args:
-            items: all dicts or none; they travel with the job, so keep them few.
+            items: all dicts or none, or a table; they travel with the job, so keep them few.
             watermark_strategy: as for :meth:`from_source`.
             schema: columns and types; inferred from the items if not given.
 

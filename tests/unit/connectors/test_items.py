@@ -40,6 +40,29 @@ def test_a_schema_decides_types_and_order() -> None:
     assert read_all(source, parallelism=3) == [{"b": "x", "a": 1}]
 
 
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_an_arrow_table_is_read_as_it_is(pieces: int) -> None:
+    one = pa.table({"a": pa.array([1, None], pa.int16()), "b": ["x", "y"]})
+    table = pa.concat_tables([one] * pieces)
+    source = ItemsSource(table)
+    assert source.schema() == table.schema
+    assert read_all(source, parallelism=2) == table.to_pylist()
+    assert read_all(ItemsSource(one.to_batches()[0])) == one.to_pylist()
+    assert read_all(ItemsSource(table.slice(0, 0))) == []
+
+
+def test_a_table_is_cast_to_a_schema_or_refused() -> None:
+    table = pa.table({"a": [1], "b": ["x"]})
+    wide = pa.schema([("b", pa.large_string())])
+    assert ItemsSource(table, wide).schema() == wide
+    with pytest.raises(ConfigError, match="does not become"):
+        ItemsSource(table, pa.schema([("b", pa.int64())]))
+    with pytest.raises(ConfigError, match="does not become"):
+        ItemsSource(table, pa.schema([("c", pa.int64())]))
+    with pytest.raises(ConfigError, match="a column"):
+        ItemsSource(pa.table({}))
+
+
 def test_no_items_are_no_rows() -> None:
     assert read_all(ItemsSource([])) == []
     schema = pa.schema([("a", pa.int64())])
