@@ -163,6 +163,11 @@ class SessionWindow:
     A session is ``[first row, last row + gap)``; two rows exactly ``gap`` apart are in two
     sessions, as their windows touch and do not overlap.
 
+    A row is late when the session it belongs to was over, and the allowed lateness past, before
+    it came. Sessions are merged first: a row that alone would be late belongs to a session of its
+    key that is open still, or over but kept for the allowed lateness, if it is less than ``gap``
+    away from it; and it makes one of two that it bridges.
+
     Args:
         gap: the silence that ends a session.
 

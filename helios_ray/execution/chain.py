@@ -165,6 +165,11 @@ class OperatorChain:
         """Whether an operator holds rows that only processing time or an answer lets go."""
         return any(operator.outstanding for operator in self._operators)
 
+    @property
+    def withholds(self) -> bool:
+        """Whether an operator holds rows that another of its inputs is sure to let go."""
+        return any(operator.withholds for operator in self._operators)
+
     def take_requests(self) -> list[tuple[str, Request]]:
         """What the operators want awaited now, each with the operator's uid."""
         return [

@@ -27,7 +27,7 @@ from helios_ray.execution.batching import concatenate
 from helios_ray.execution.outbox import Outbox
 from helios_ray.execution.settings import TaskCounters
 from helios_ray.execution.source import SourceDriver
-from helios_ray.operators.base import Response
+from helios_ray.operators.base import NONE_BLOCKED, Response
 from helios_ray.protocol.task import TaskCore
 
 _SOURCE_INPUT = frozenset({0})
@@ -131,13 +131,14 @@ class Flow:
             self.broadcast(Watermark(self.announced))
 
     def become_idle(self) -> None:
-        """Every input is silent; so is this task, as soon as its operators hold nothing."""
+        """Every input is silent; so is this task, as soon as its operators withhold nothing."""
         self._idle = True
         self._tell_idle()
 
     def _tell_idle(self) -> None:
+        chain = self._joined.chain
         # Rows that are still held would come late where nobody waits for this task.
-        if self._idle and not self._idle_told and not self._joined.chain.outstanding:
+        if self._idle and not (self._idle_told or chain.outstanding or chain.withholds):
             self._idle_told = True
             self.broadcast(Idle())
 
@@ -155,8 +156,15 @@ class Flow:
         self._tell_idle()
         for operator, request in chain.take_requests():
             self._outbox.put(StartRequest(self._core.epoch, operator, request))
-        every = self._core.input_indexes or _SOURCE_INPUT
-        self._core.hold(chain.blocked_inputs(every), outstanding=chain.outstanding)
+        self._core.hold(self._blocked_inputs(), outstanding=chain.outstanding)
+
+    def _blocked_inputs(self) -> frozenset[int]:
+        chain = self._joined.chain
+        if chain.withholds and self._core.aligning is not None:
+            # What would let the rows go may be behind the barrier of its own input, and that of a
+            # blocked one behind rows: they come in all the same, no more than were under way.
+            return NONE_BLOCKED
+        return chain.blocked_inputs(self._core.input_indexes or _SOURCE_INPUT)
 
     # ------------------------------------------------------------------------------ the ends
 

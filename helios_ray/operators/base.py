@@ -154,6 +154,17 @@ class Operator(ABC):
         """
         return False
 
+    @property
+    def withholds(self) -> bool:
+        """Whether rows are held that another input is sure to let go, such as by its end.
+
+        While it is true, the task does not say that it is idle, though its inputs may be: event
+        time downstream waits for these rows. Not for rows that wait for event time itself
+        (windows, joins in step by it): idle inputs may never bring that, and nobody may wait for
+        it. The end of the last input does not wait: it may be what lets the rows go.
+        """
+        return False
+
     def take_requests(self) -> Sequence[Request]:
         """Requests to start now; each is handed out once. Asked after every other call."""
         return ()

@@ -2,7 +2,7 @@
 
 Why it exists: jobs that only move and count rows are judged row by row, with their order and
 their counts; jobs that compute something are judged as a multiset, against what plain Python
-makes of the same input.
+makes of the same input. Where results hang on the clock, what must hold of them is checked.
 
 May import: nothing of the package.
 """
@@ -58,6 +58,11 @@ class Multiset:
     read: Mapping[str, Callable[[Row], Iterable[Row]]]
     once: Mapping[str, Callable[[Row], Row]] = field(default_factory=dict)
 
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """Whose rows are looked at."""
+        return tuple(self.read)
+
     def difference(self, seen: Mapping[str, Iterable[Row]]) -> str:
         """What is wrong with the rows of each sink; empty if nothing is."""
         have = Counter(
@@ -77,4 +82,22 @@ class Multiset:
         return "; ".join(told)
 
 
-Expected: TypeAlias = Expectation | Multiset
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What can be said of a sink where not every row of it is known beforehand.
+
+    Args:
+        sinks: uid of the sink whose rows are looked at.
+        check: from its rows to what is wrong with them; empty if nothing is.
+    """
+
+    sinks: tuple[str]
+    check: Callable[[list[Row]], str]
+
+    def difference(self, seen: Mapping[str, Iterable[Row]]) -> str:
+        """What is wrong with the rows of the sink; empty if nothing is."""
+        (uid,) = self.sinks
+        return self.check(list(seen[uid]))
+
+
+Expected: TypeAlias = Expectation | Multiset | Checked

@@ -16,7 +16,7 @@ from helios_ray.connectors.base import SinkContext
 from helios_ray.identifiers import TransactionId
 from helios_ray.protocol.recovery import valid_checkpoints
 from helios_ray.records import EpochRecord, Manifest, Record, RestoreRecord
-from helios_ray.simulation.expectations import Expectation, Expected, Multiset
+from helios_ray.simulation.expectations import Expectation, Expected
 
 if TYPE_CHECKING:
     from helios_ray.simulation.world import World
@@ -179,8 +179,8 @@ class Judge:
             transaction = TransactionId.parse(text)
             by_sink[transaction.sink] += [(transaction.subtask, row) for row in rows]
         for sink, expected in self._expected.items():
-            if isinstance(expected, Multiset):
-                seen = {uid: [row for _, row in by_sink[uid]] for uid in expected.read}
+            if not isinstance(expected, Expectation):
+                seen = {uid: [row for _, row in by_sink[uid]] for uid in expected.sinks}
                 if wrong := expected.difference(seen):
                     self.violation(f"{sink}: {wrong}")
                 continue

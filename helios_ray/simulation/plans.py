@@ -2,7 +2,7 @@
 
 Why it exists: shapes differ in what can go wrong: fan-in, fan-out, idle inputs, two shuffles
 in a row, several sinks of different kinds, event time, timers, two inputs, rows that wait for
-an answer. See ``shapes``.
+an answer or for a table. See ``shapes``.
 
 May import: plan and this room.
 """
@@ -17,14 +17,17 @@ from helios_ray.plan.physical import PhysicalPlan
 from helios_ray.simulation.expectations import Expected
 from helios_ray.simulation.faults import Dice
 from helios_ray.simulation.ledger import Ledger
-from helios_ray.simulation.shapes import basic, flow, joins, process, windows
+from helios_ray.simulation.shapes import basic, fading, flow, joins, process, tables, whole, windows
 from helios_ray.simulation.shapes.builder import Builder, Shape
 
 _SHAPES: dict[str, Shape] = {
     **basic.SHAPES,
     **windows.SHAPES,
+    **whole.SHAPES,
     **process.SHAPES,
     **joins.SHAPES,
+    **fading.SHAPES,
+    **tables.SHAPES,
     **flow.SHAPES,
 }
 

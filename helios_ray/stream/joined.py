@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from helios_ray.errors import ConfigError, PlanError
-from helios_ray.operators.joins.buffer import LATE_RIGHT
 from helios_ray.operators.joins.co_group import CoGroupOperator
 from helios_ray.operators.joins.columns import SUFFIX, JoinHow
 from helios_ray.operators.joins.interval_join import IntervalJoinOperator, ResultTime
 from helios_ray.operators.joins.regular import RegularJoinOperator
 from helios_ray.operators.joins.temporal import TemporalJoinOperator
+from helios_ray.operators.joins.timed import LATE_RIGHT
 from helios_ray.operators.joins.window_join import WindowJoinOperator
 from helios_ray.operators.windows.base import LATE
 from helios_ray.plan.graph import describe_function

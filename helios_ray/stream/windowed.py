@@ -64,7 +64,9 @@ class WindowedStream:
     Results have the key columns, ``window_start`` and ``window_end``, then what was computed;
     their event time is ``window_end`` (the last microsecond before it, so that they fall into
     the coarser window that holds theirs). Rows that come too late are counted as
-    ``operator.late_rows`` and go to ``results.late()``.
+    ``operator.late_rows`` and go to ``results.late()``: those of which every window has been over
+    for the allowed lateness. A session counts as it is with the row in it, so an old row that
+    touches one that goes on is not late.
 
     Example:
         >>> from datetime import timedelta

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -68,7 +68,16 @@ def cases() -> st.SearchStrategy[Case]:
 
 
 def rows_of(max_size: int = 60, **columns: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Row]]:
-    return st.lists(st.fixed_dictionaries(columns), max_size=max_size)
+    return lists_of(st.fixed_dictionaries(columns), max_size)
+
+
+def lists_of(
+    items: st.SearchStrategy[Any], max_size: int, unique_by: Callable[[Any], Any] | None = None
+) -> st.SearchStrategy[list[Any]]:
+    """Lists, many of them long: left alone, Hypothesis seldom draws more than ten items."""
+    return st.sampled_from([0, max_size // 4, max_size // 2]).flatmap(
+        lambda least: st.lists(items, min_size=least, max_size=max_size, unique_by=unique_by)
+    )
 
 
 def multiset(rows: Iterable[Mapping[str, Any]]) -> Counter[str]:
@@ -84,6 +93,7 @@ class Stage:
         self.rng = random.Random(case.seed)
         self.env = StreamExecutionEnvironment().with_parallelism(case.parallelism).build()
         self.result: SimulatedResult | None = None
+        self.dealt: dict[str, list[list[Row]]] = {}
 
     def stream(
         self,
@@ -91,6 +101,7 @@ class Stage:
         *,
         schema: pa.Schema | None = None,
         time: str | None = None,
+        disorder: timedelta | None = None,
         uid: str = "rows",
     ) -> DataStream:
         """Rows, dealt out to splits at random.
@@ -99,6 +110,8 @@ class Stage:
             schema: needed where there may be no rows.
             time: column of event times (integers of µs, or datetimes): splits are in its
                 order, but for the case's bound, and tell watermarks that fit: no row is late.
+            disorder: how far rows are really out of order, where watermarks tell less.
+            uid: of the source; ``dealt[uid]`` has the rows of each split as they are read.
         """
         split_rows: list[list[Row]] = [[] for _ in range(self.case.splits)]
         for row in rows:
@@ -107,13 +120,14 @@ class Stage:
         if time is not None:
             strategy = WatermarkStrategy.bounded_out_of_orderness(time, self.case.bound)
             for part in split_rows:
-                self._disorder(part, time)
+                self._disorder(part, time, self.case.bound if disorder is None else disorder)
+        self.dealt[uid] = split_rows
         source = SplitRows(split_rows, schema or pa.Table.from_pylist(list(rows)).schema)
         return self.env.from_source(source, strategy, uid=uid)
 
-    def _disorder(self, rows: list[Row], time: str) -> None:
+    def _disorder(self, rows: list[Row], time: str, bound: timedelta) -> None:
         def arrival(row: Row) -> Any:
-            delay = self.case.bound * self.rng.random()
+            delay = bound * self.rng.random()
             value = row[time]
             return value + (delay // timedelta(microseconds=1) if isinstance(value, int) else delay)
 
@@ -123,6 +137,16 @@ class Stage:
         """What a sink behind the stream holds in the end."""
         stream.collect(uid="out")
         return self.run_all()["out"]
+
+    def rows(self, stream: DataStream) -> list[Row]:
+        """The rows of a sink behind the stream, in the order of their commits."""
+        self.run(stream)
+        return self.committed("out")
+
+    def committed(self, uid: str) -> list[Row]:
+        """The rows of a sink after the run, in the order of their commits."""
+        assert self.result is not None
+        return self.result.rows(uid)
 
     def run_all(self) -> dict[str, Counter[str]]:
         """What every sink of the environment holds in the end, by uid."""

@@ -133,7 +133,8 @@ def test_without_faults_a_program_ends_at_its_first_attempt() -> None:
 
 def test_faults_that_are_given_strike_and_are_not_changed() -> None:
     faults = FaultPlan(until=5.0, crash_task=2, commit_fatal=0.5)
-    result = simulate(counted(200), seed=1, faults=faults)
+    result = simulate(counted(2000), seed=1, faults=faults)
+    assert result.virtual_seconds > faults.until  # a job that has ended cannot be struck
     assert result.faults["crash_task"] == 2
     assert set(result.faults) <= {"crash_task", "commit_fatal"}
     assert faults == FaultPlan(until=5.0, crash_task=2, commit_fatal=0.5)

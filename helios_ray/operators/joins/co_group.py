@@ -17,8 +17,9 @@ import pyarrow as pa
 from helios_ray.elements import Batch
 from helios_ray.errors import ConfigError, PlanError, UserFunctionError
 from helios_ray.operators.base import OperatorContext, OperatorSnapshot, StateTable
-from helios_ray.operators.joins.buffer import EMITTED_ROWS, LEFT, RIGHT, InputSchemas
-from helios_ray.operators.joins.buffer_side import plain_schema
+from helios_ray.operators.joins.columns import parts
+from helios_ray.operators.joins.side import plain_schema
+from helios_ray.operators.joins.sides import LEFT, RIGHT, InputSchemas
 from helios_ray.operators.joins.window_base import TwoSidedWindowOperator
 from helios_ray.operators.joins.window_rows import TIME, Ended, order_in_cells
 from helios_ray.operators.rows import OutputSchema, Row
@@ -101,7 +102,7 @@ class CoGroupOperator(TwoSidedWindowOperator):
         self._output = OutputSchema(self.what)
         super().__init__(
             left_keys, right_keys, left_time, right_time, window,
-            on_error=on_error, input_schemas=input_schemas,
+            on_error=on_error, input_schemas=input_schemas, joined=False,
         )  # fmt: skip
         own = {*self.sides[LEFT].keys, WINDOW_START, WINDOW_END}
         if len(own) != len(self.sides[LEFT].keys) + 2:
@@ -122,7 +123,7 @@ class CoGroupOperator(TwoSidedWindowOperator):
     def output_schema(
         self, left: pa.Schema | None, right: pa.Schema | None, uid: str = "operator"
     ) -> pa.Schema | None:
-        self.check_schemas(left, right, f"{self.what} {uid!r}")
+        super().output_schema(left, right, uid)
         if left is None or self._declared is None:
             return None
         return pa.schema([*self._head_fields(left), *self._declared])
@@ -146,10 +147,7 @@ class CoGroupOperator(TwoSidedWindowOperator):
         if not made:
             return []
         self._fix_types(made, head.schema)
-        return [
-            Batch(self._output.from_rows(made[at : at + EMITTED_ROWS]))
-            for at in range(0, len(made), EMITTED_ROWS)
-        ]
+        return [Batch(self._output.from_rows(made[part])) for part in parts(len(made))]
 
     def _tables(self, ended: Ended, index: int) -> Iterator[pa.Table]:
         """The rows of a side, cell by cell."""
@@ -170,9 +168,9 @@ class CoGroupOperator(TwoSidedWindowOperator):
         for run, rows, cells in zip(ended.runs, ended.rows, ended.cells, strict=True):
             if run is not None:
                 slots[cells] = run.slots[rows]
-        fields = self._head_fields(self.sides[LEFT].required(self.where))
+        fields = self._head_fields(self.sides[LEFT].required())
         bounds = zip((ended.starts, ended.ends), fields[-2:], strict=True)
-        arrays = [*self.space.take(slots), *(pa.array(b).cast(f.type) for b, f in bounds)]
+        arrays = [*self.sides.space.take(slots), *(pa.array(b).cast(f.type) for b, f in bounds)]
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
     def _call(self, own: Row, left: pa.Table, right: pa.Table) -> list[Row]:
@@ -192,8 +190,8 @@ class CoGroupOperator(TwoSidedWindowOperator):
         except Exception as error:
             if self._failures.on_error == "raise":
                 raise UserFunctionError(
-                    f"{self.where}: the function raised {type(error).__name__}: {error} on key "
-                    f"{key!r:.200} in {window}. Fix the function and resume the job, or pass "
+                    f"{self.sides.where}: the function raised {type(error).__name__}: {error} on "
+                    f"key {key!r:.200} in {window}. Fix the function and resume the job, or pass "
                     f"on_error='skip' or on_error='dead_letter' to go on without such windows."
                 ) from error
             rows = [*left.to_pylist(), *right.to_pylist()]

@@ -6,25 +6,34 @@ A column of the right that is called like one of the left gets a suffix. Where a
 right has no partner, the key columns (called as on the left) hold its key and the left's other
 columns are null; where a row of the left has none, the right's columns are null.
 
-May import: errors, state, Arrow.
+May import: elements, errors, state, Arrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from helios_ray.elements import Batch
 from helios_ray.errors import ConfigError, PlanError
 from helios_ray.operators.joins.matching import Ints
-from helios_ray.state.hashing import check_keys, decoded, logical_type
+from helios_ray.state.hashing import check_keys, logical_type
 
 JoinHow: TypeAlias = Literal["inner", "left", "right", "full"]
 """Which rows without a partner appear: none, those of the left, of the right, of both."""
 
 SUFFIX = "_right"
+
+EMITTED_ROWS = 65_536
+"""Rows in a batch of results, at most."""
+
+
+def parts(rows: int) -> Iterator[slice]:
+    """Which of so many results go into each batch."""
+    return (slice(at, at + EMITTED_ROWS) for at in range(0, rows, EMITTED_ROWS))
 
 
 def check_how(how: str, what: str, allowed: Sequence[str] = get_args(JoinHow)) -> None:
@@ -118,13 +127,17 @@ class JoinColumns:
             fields.append(pa.field(called, self.right.field(name).type))
         self.schema = pa.schema(fields)
 
-    def plain_left(self, data: pa.RecordBatch) -> pa.RecordBatch:
-        """A batch of the left in the types of this join (encodings undone)."""
-        return _plain(data, self.left)
-
-    def plain_right(self, data: pa.RecordBatch) -> pa.RecordBatch:
-        """A batch of the right in the types of this join (encodings undone)."""
-        return _plain(data, self.right)
+    def batches(
+        self,
+        left: pa.Table | pa.RecordBatch,
+        left_rows: Ints,
+        right: pa.Table | pa.RecordBatch,
+        right_rows: Ints,
+    ) -> list[Batch]:
+        """Results as :meth:`assemble` makes them, in batches of bounded size."""
+        # Made at once and cut by reference: many small allocations cost more than a few large.
+        rows = self.assemble(left, left_rows, right, right_rows)
+        return [Batch(rows.slice(p.start, p.stop - p.start)) for p in parts(rows.num_rows)]
 
     def assemble(
         self,
@@ -149,12 +162,6 @@ class JoinColumns:
             columns.append(column)
         columns += [_take(right.column(name), rights) for name in self._kept]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
-
-
-def _plain(data: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(
-        [decoded(data.column(n)) for n in schema.names], schema=schema
-    )
 
 
 def _indices(rows: Ints) -> pa.Array:

@@ -5,9 +5,9 @@ day). Every subtask holds all of that table, so the stream need not be keyed nor
 a lookup is one vectorized search.
 
     left_schema, right_schema   UNION       the columns of the stream and of the table
-    table                       BROADCAST   the table's rows, one per key
+    table                       BROADCAST   the table's rows, one per key: key.<name>, value.<name>
     ended                       BROADCAST   one row, once the table has been read whole
-    held                        SPLIT       rows of the stream that wait for that
+    held                        SPLIT       rows of the stream that wait for that, likewise
     held_watermark              UNION       watermark int64 (µs) they came after
 
 May import: elements, errors, operators, state, Arrow, numpy.
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from helios_ray.elements import MAX_TIMESTAMP, MIN_TIMESTAMP, Batch
-from helios_ray.errors import ConfigError, SchemaChangedError
+from helios_ray.errors import ConfigError
 from helios_ray.operators.base import (
     NONE_BLOCKED,
     Operator,
@@ -31,16 +31,10 @@ from helios_ray.operators.base import (
     StateKind,
     StateTable,
 )
-from helios_ray.operators.joins.columns import SUFFIX, check_how
-from helios_ray.operators.joins.side import (
-    EMITTED_ROWS,
-    LEFT,
-    RIGHT,
-    JoinSides,
-    Schemas,
-    sliced,
-)
+from helios_ray.operators.joins.columns import SUFFIX, check_how, parts
+from helios_ray.operators.joins.side import owned
 from helios_ray.operators.joins.side_rows import LatestRows, last_rows
+from helios_ray.operators.joins.sides import LEFT, RIGHT, InputSchemas, Sides
 
 EnrichHow: TypeAlias = Literal["left", "inner"]
 
@@ -99,7 +93,7 @@ class EnrichOperator(Operator):
         suffix: str = SUFFIX,
         table_is_bounded: bool,
         held_bytes: int = HELD_BYTES,
-        input_schemas: Schemas = (None, None),
+        input_schemas: InputSchemas = (None, None),
     ) -> None:
         check_how(how, self.what, get_args(EnrichHow))
         if type(held_bytes) is not int or held_bytes < 1:
@@ -108,7 +102,7 @@ class EnrichOperator(Operator):
             )
         self._how = how
         self._held_bytes = held_bytes
-        self._sides = JoinSides(self.what, (keys, table_keys), suffix, input_schemas)
+        self._sides = Sides(self.what, (keys, table_keys), input_schemas, suffix)
         self._bounded = table_is_bounded
         self._ended = False
         self._table: LatestRows | None = None
@@ -118,8 +112,11 @@ class EnrichOperator(Operator):
         self._passed = MIN_TIMESTAMP
         self._unmatched = 0
 
-    def output_schema(self, left: pa.Schema, right: pa.Schema, uid: str = "operator") -> pa.Schema:
-        """The columns of the results; raises as the constructor does."""
+    def output_schema(
+        self, left: pa.Schema | None, right: pa.Schema | None, uid: str = "operator"
+    ) -> pa.Schema | None:
+        """The columns of the results, None where a side is not known; raises as the constructor
+        does."""
         return self._sides.output_schema(left, right, uid)
 
     def open(self, context: OperatorContext) -> None:
@@ -129,9 +126,9 @@ class EnrichOperator(Operator):
     # ------------------------------------------------------------------------------- rows
 
     def process_batch(self, batch: Batch, input_index: int = 0) -> list[Batch]:
-        if batch.data.num_rows == 0:
+        rows = self._sides.read(batch, input_index)
+        if rows.num_rows == 0:
             return []
-        rows = self._sides.plain(batch, input_index)
         if input_index == RIGHT:
             self._upsert(rows)
             return []
@@ -145,9 +142,10 @@ class EnrichOperator(Operator):
         return self._bounded and not self._ended
 
     def _upsert(self, rows: pa.RecordBatch) -> None:
-        comparable = self._sides.comparable(rows, RIGHT)
-        if comparable is not None:
-            rows = rows.filter(pa.array(comparable))
+        rows = owned(rows)
+        null = self._sides[RIGHT].null_keys(rows)
+        if null is not None:
+            rows = rows.filter(pa.array(~null))
         slots = self._sides.slots(rows, RIGHT)
         last = last_rows(slots)
         if len(last) < len(slots):
@@ -163,11 +161,7 @@ class EnrichOperator(Operator):
         numbers = np.arange(rows.num_rows)
         if table is None or len(table) == 0:
             self._unmatched += len(numbers)
-            if self._how == "inner":
-                return []
-            columns = self._sides.columns()
-            none = np.full(len(numbers), -1)
-            return sliced(columns.assemble(rows, numbers, columns.right.empty_table(), none))
+            return [] if self._how == "inner" else self._sides.lone(LEFT, rows, numbers)
         found = table.of(self._sides.slots(rows, LEFT))
         matched = found >= 0
         count = int(np.count_nonzero(matched))
@@ -175,7 +169,7 @@ class EnrichOperator(Operator):
         if self._how == "inner" and count < len(numbers):
             numbers, found = numbers[matched], found[matched]
         part, places = table.fetch(found)
-        out = sliced(self._sides.columns().assemble(rows, numbers, part, places))
+        out = self._sides.results(LEFT, rows, numbers, part, places)
         self._forget_keys()
         return out
 
@@ -188,12 +182,18 @@ class EnrichOperator(Operator):
     # -------------------------------------------------------------------- before the end
 
     def _hold(self, rows: pa.RecordBatch) -> None:
+        rows = owned(rows)
         self._held.append(rows)
         self._held_size += rows.nbytes
 
     def blocked_inputs(self) -> frozenset[int]:
         full = self._waits and self._held_size >= self._held_bytes
         return _STREAM_BLOCKED if full else NONE_BLOCKED
+
+    @property
+    def withholds(self) -> bool:
+        """Rows wait for the end of the table: nobody may take the silence for idleness."""
+        return bool(self._held)
 
     def output_watermark(self, timestamp: int) -> int:
         if not self._held:
@@ -222,8 +222,9 @@ class EnrichOperator(Operator):
         table = pa.Table.from_batches(held).combine_chunks()
         return [
             out
-            for rows in table.to_batches(max_chunksize=EMITTED_ROWS)
-            for out in self._look_up(rows)
+            for rows in table.to_batches()
+            for part in parts(rows.num_rows)
+            for out in self._look_up(rows.slice(part.start, part.stop - part.start))
         ]
 
     # ------------------------------------------------------------------------------ state
@@ -236,13 +237,14 @@ class EnrichOperator(Operator):
         tables = dict(self._sides.snapshot())
         if self._table is not None:
             if self._stored is None:
-                rows = pa.Table.from_batches([self._table.rows()])
-                self._stored = StateTable(StateKind.BROADCAST, rows)
+                table = self._sides[RIGHT].table(self._table.rows(), None)
+                self._stored = StateTable(StateKind.BROADCAST, table)
             tables["table"] = self._stored
         if self._ended:
             tables["ended"] = _ENDED
         if self._held:
-            tables["held"] = StateTable(StateKind.SPLIT, pa.Table.from_batches(self._held))
+            held = [self._sides[LEFT].table(rows, None) for rows in self._held]
+            tables["held"] = StateTable(StateKind.SPLIT, pa.concat_tables(held))
             marks = pa.table([[self._passed]], schema=_WATERMARK)
             tables["held_watermark"] = StateTable(StateKind.UNION, marks)
         return tables
@@ -250,26 +252,10 @@ class EnrichOperator(Operator):
     def restore(self, state: Mapping[str, StateTable]) -> None:
         self._sides.restore(state)
         self._ended = "ended" in state
-        for rows in self._restored(state, "table", RIGHT):
-            self._upsert(rows)
-        for rows in self._restored(state, "held", LEFT):
-            self._hold(rows)
+        for name, index, take in (("table", RIGHT, self._upsert), ("held", LEFT, self._hold)):
+            side = self._sides[index]
+            for rows, *_ in side.restored(state, name, self.context, keyed=False):
+                take(rows)
         marks = state.get("held_watermark")
         if marks is not None and self._held:
             self._passed = min(marks.table.column("watermark").to_pylist())
-
-    def _restored(
-        self, state: Mapping[str, StateTable], name: str, side: int
-    ) -> list[pa.RecordBatch]:
-        stored = state.get(name)
-        if stored is None or stored.table.num_rows == 0:
-            return []
-        schema = self._sides.schema(side)
-        if schema is None or not stored.table.schema.equals(schema):
-            raise SchemaChangedError(
-                f"{self._sides.where}: its state {name!r} has columns "
-                f"{stored.table.column_names}: it was made by another kind of operator. Give this "
-                f"one a new uid to start it afresh."
-            )
-        batches: list[pa.RecordBatch] = stored.table.to_batches()
-        return [batch for batch in batches if batch.num_rows]

@@ -29,19 +29,13 @@ import pyarrow as pa
 
 from helios_ray.elements import MAX_TIMESTAMP, MIN_TIMESTAMP, Batch
 from helios_ray.errors import ConfigError
-from helios_ray.operators.joins.buffer import (
-    EMITTED_ROWS,
-    LEFT,
-    RIGHT,
-    InputSchemas,
-    TwoSidedOperator,
-)
-from helios_ray.operators.joins.buffer_side import SideRows, empty_rows
-from helios_ray.operators.joins.columns import SUFFIX, JoinColumns, JoinHow, check_how
+from helios_ray.operators.joins.columns import SUFFIX, JoinHow, check_how
 from helios_ray.operators.joins.interval_buffer import IntervalBuffer, IntervalRun
 from helios_ray.operators.joins.matching import Ints
+from helios_ray.operators.joins.sides import LEFT, RIGHT, InputSchemas
+from helios_ray.operators.joins.timed import SideRows, TimedJoinOperator
 from helios_ray.operators.user_functions import OnError
-from helios_ray.operators.window_aggregates.groups import Mask, stable_order
+from helios_ray.operators.window_aggregates.groups import stable_order
 from helios_ray.operators.windows.slices import LATEST
 from helios_ray.watermarks import EventTime
 from helios_ray.windowing import microseconds
@@ -53,7 +47,7 @@ _MATCHED = pa.field("matched", pa.bool_())
 _FAR = 4 * LATEST - 1
 
 
-class IntervalJoinOperator(TwoSidedOperator):
+class IntervalJoinOperator(TimedJoinOperator):
     """See the module's docstring. Input 0 is the left, input 1 the right.
 
     Results have the columns of :class:`JoinColumns`. Rows with a null in their key meet nothing
@@ -127,8 +121,6 @@ class IntervalJoinOperator(TwoSidedOperator):
                 f"({'included' if upper_inclusive else 'excluded'}). Give lower the smaller one: "
                 f"both count from the left row's time."
             )
-        self._suffix = suffix
-        self._columns: JoinColumns | None = None
         # Of each side: where its partners are, and how long a row waits for them.
         self._reach = ((first, last), (-last, -first))
         self._wait = (last, -first)
@@ -137,53 +129,24 @@ class IntervalJoinOperator(TwoSidedOperator):
         self._slack = max(0, slack[result_time])
         super().__init__(
             left_keys, right_keys, left_time, right_time,
-            on_error=on_error, input_schemas=input_schemas,
+            on_error=on_error, input_schemas=input_schemas, suffix=suffix,
         )  # fmt: skip
         self._buffers = (self._buffer(LEFT), self._buffer(RIGHT))
 
     def _buffer(self, index: int) -> IntervalBuffer:
         def as_table(data: pa.RecordBatch, slots: Ints) -> pa.Table:
-            return self.sides[index].table(data, self.space.groups()[slots])
+            return self.sides.table(index, data, slots)
 
         return IntervalBuffer(as_table, self._outer[index])
 
-    def output_schema(
-        self, left: pa.Schema | None, right: pa.Schema | None, uid: str = "operator"
-    ) -> pa.Schema | None:
-        where = f"{self.what} {uid!r}"
-        self.check_schemas(left, right, where)
-        if left is None or right is None:
-            return None
-        return self._join_columns(left, right, where).schema
-
-    def _join_columns(self, left: pa.Schema, right: pa.Schema, where: str) -> JoinColumns:
-        keys = self.sides[LEFT].keys, self.sides[RIGHT].keys
-        return JoinColumns(left, right, *keys, where, self._suffix)
-
-    def columns(self) -> JoinColumns:
-        """The columns of the results, once there are any."""
-        if self._columns is None:
-            left, right = (side.required(self.where) for side in self.sides)
-            self._columns = self._join_columns(left, right, self.where)
-        return self._columns
-
     # ------------------------------------------------------------------------------- rows
-
-    def late(self, times: Ints, slots: Ints) -> Mask | None:
-        if self.clock.ahead is None:
-            if int(times.min()) > self.clock.watermark:
-                return None
-            return times <= self.clock.watermark
-        marks = self.clock.of(self.space.groups()[slots])
-        late: Mask = times <= marks
-        return late
 
     def fold(self, index: int, rows: SideRows) -> list[Batch]:
         out: list[Batch] = []
         null = self.sides[index].null_keys(rows.data)
         if null is not None:
             if self._outer[index]:
-                out += self._alone(index, rows.data, np.flatnonzero(null))
+                out += self.sides.lone(index, rows.data, np.flatnonzero(null))
             rows = rows.filter(~null)
         if len(rows.times) == 0:
             return out
@@ -197,11 +160,10 @@ class IntervalJoinOperator(TwoSidedOperator):
             if matched is not None:
                 matched[found.asked] = True
             partners.mark(found)
-            pair = (rows.data, found.asked), (found.run.data, found.rows)
-            out += self._pairs(*(pair if index == LEFT else pair[::-1]))
+            out += self.sides.results(index, rows.data, found.asked, found.run.data, found.rows)
         gone = int(np.searchsorted(rows.times, self._gone_through(index), "right"))
         if gone and matched is not None:
-            out += self._alone(index, rows.data, np.flatnonzero(~matched[:gone]))
+            out += self.sides.lone(index, rows.data, np.flatnonzero(~matched[:gone]))
         if gone == 0:
             run = IntervalRun(rows.data, rows.times, rows.slots, matched, order)
         else:
@@ -215,25 +177,6 @@ class IntervalJoinOperator(TwoSidedOperator):
         """Rows of this side up to this time can get no partner any more."""
         return max(-_FAR, min(_FAR, self.clock.watermark - self._wait[index]))
 
-    def _pairs(
-        self, left: tuple[pa.RecordBatch, Ints], right: tuple[pa.RecordBatch, Ints]
-    ) -> list[Batch]:
-        columns = self.columns()
-        (left_data, lefts), (right_data, rights) = left, right
-        parts = (slice(at, at + EMITTED_ROWS) for at in range(0, len(lefts), EMITTED_ROWS))
-        return [
-            Batch(columns.assemble(left_data, lefts[part], right_data, rights[part]))
-            for part in parts
-        ]
-
-    def _alone(self, index: int, data: pa.RecordBatch, rows: Ints) -> list[Batch]:
-        """Rows of one side that have no partner."""
-        if len(rows) == 0:
-            return []
-        other = empty_rows(self.sides[1 - index].required(self.where))
-        pair = (data, rows), (other, np.full(len(rows), -1))
-        return self._pairs(*(pair if index == LEFT else pair[::-1]))
-
     # ------------------------------------------------------------------------------- time
 
     def on_watermark(self, timestamp: int) -> list[Batch]:
@@ -242,7 +185,7 @@ class IntervalJoinOperator(TwoSidedOperator):
         out: list[Batch] = []
         for index, buffer in enumerate(self._buffers):
             for data, rows in buffer.drop_through(self._gone_through(index)):
-                out += self._alone(index, data, rows)
+                out += self.sides.lone(index, data, rows)
         self.forget_keys()
         return out
 
@@ -252,16 +195,13 @@ class IntervalJoinOperator(TwoSidedOperator):
             return timestamp
         return max(MIN_TIMESTAMP, timestamp - self._slack)
 
-    def end_input(self) -> list[Batch]:
-        return self.on_watermark(MAX_TIMESTAMP)
-
     # ------------------------------------------------------------------------------ state
 
     def live_rows(self) -> int:
         return sum(map(len, self._buffers))
 
     def used_slots(self) -> Ints:
-        return np.unique(np.concatenate([buffer.used_slots() for buffer in self._buffers]))
+        return np.concatenate([buffer.used_slots() for buffer in self._buffers])
 
     def remap(self, mapping: Ints) -> None:
         for buffer in self._buffers:

@@ -4,8 +4,8 @@ Why it exists: two streams that belong together by key alone. What it costs is p
 sides are kept, for ``ttl`` or for ever.
 
     left_schema, right_schema   UNION   the columns of each side
-    left, right                 KEYED   kept rows: key_group, arrived int64 (µs of processing
-                                        time), matched bool, row.<name>
+    left, right                 KEYED   kept rows, with arrived int64 (µs of processing time)
+                                        and matched bool
 
 May import: elements, errors, operators, windowing, state, Arrow, numpy.
 """
@@ -30,21 +30,14 @@ from helios_ray.operators.base import (
 from helios_ray.operators.joins.columns import SUFFIX, JoinHow, check_how
 from helios_ray.operators.joins.matching import Ints
 from helios_ray.operators.joins.regular_rows import KeptRows, Run, make_run
-from helios_ray.operators.joins.side import (
-    LEFT,
-    NAMES,
-    RIGHT,
-    JoinSides,
-    Schemas,
-    Stored,
-    sliced,
-)
+from helios_ray.operators.joins.side import owned
 from helios_ray.operators.joins.side_rows import joined
+from helios_ray.operators.joins.sides import LEFT, NAMES, RIGHT, InputSchemas, Sides, Stored
 from helios_ray.windowing import microseconds
 
 EXPIRED_ROWS = "operator.expired_rows"
 _MANY = 4096
-_ADDED = pa.schema([pa.field("arrived", pa.int64()), pa.field("matched", pa.bool_())])
+_ADDED = (pa.field("arrived", pa.int64()), pa.field("matched", pa.bool_()))
 
 
 class RegularJoinOperator(Operator):
@@ -93,18 +86,21 @@ class RegularJoinOperator(Operator):
         how: JoinHow = "inner",
         ttl: timedelta | None = None,
         suffix: str = SUFFIX,
-        input_schemas: Schemas = (None, None),
+        input_schemas: InputSchemas = (None, None),
     ) -> None:
         check_how(how, self.what, get_args(JoinHow))
         self._outer = (how in ("left", "full"), how in ("right", "full"))
         self._ttl = None if ttl is None else microseconds("ttl", ttl)
-        self._sides = JoinSides(self.what, (left_keys, right_keys), suffix, input_schemas)
+        self._sides = Sides(self.what, (left_keys, right_keys), input_schemas, suffix)
         self._kept: list[KeptRows | None] = [None, None]
         self._now = MIN_TIMESTAMP
         self._expired = 0
 
-    def output_schema(self, left: pa.Schema, right: pa.Schema, uid: str = "operator") -> pa.Schema:
-        """The columns of the results; raises as the constructor does."""
+    def output_schema(
+        self, left: pa.Schema | None, right: pa.Schema | None, uid: str = "operator"
+    ) -> pa.Schema | None:
+        """The columns of the results, None where a side is not known; raises as the constructor
+        does."""
         return self._sides.output_schema(left, right, uid)
 
     def open(self, context: OperatorContext) -> None:
@@ -115,22 +111,23 @@ class RegularJoinOperator(Operator):
 
     def process_batch(self, batch: Batch, input_index: int = 0) -> list[Batch]:
         out = self._expire(self._now)
-        if batch.data.num_rows == 0:
-            return out
         side = input_index
-        rows = self._sides.plain(batch, side)
+        rows = self._sides.read(batch, side)
+        if rows.num_rows == 0:
+            return out
+        rows = owned(rows)
         slots = self._sides.slots(rows, side)
-        comparable = self._sides.comparable(rows, side)
+        null = self._sides[side].null_keys(rows)
         # A row that can equal nothing waits for its end only where that end is told.
-        if comparable is not None and not self._outer[side]:
-            rows, slots = rows.filter(pa.array(comparable)), slots[comparable]
-            comparable = None
+        if null is not None and not self._outer[side]:
+            rows, slots = rows.filter(pa.array(~null)), slots[~null]
+            null = None
         now = self._now
         kept = self._opened(side)
         if kept.newest is not None:
             now = max(now, kept.newest)  # a clock that went back must not upset the order
         arrived, alone = np.full(len(slots), now), np.zeros(len(slots), np.bool_)
-        run = make_run(rows, arrived, slots, alone, comparable)
+        run = make_run(rows, arrived, slots, alone, null)
         results = self._pairs(run, side)
         kept.add(run)
         self._forget_keys()
@@ -150,7 +147,7 @@ class RegularJoinOperator(Operator):
                 run.mark(asking)
                 kept.mark(found)
                 if len(found) >= _MANY:
-                    out += sliced(self._assembled(run.rows, asking, kept.rows, found, side))
+                    out += self._sides.results(side, run.rows, asking, kept.rows, found)
                     continue
                 # Few rows from each of many runs: together they are cheaper to assemble.
                 numbers.append(asking)
@@ -160,16 +157,8 @@ class RegularJoinOperator(Operator):
             every = np.arange(size)
             others = joined(rows, other.schema)
             asking = np.concatenate(numbers)
-            out += sliced(self._assembled(run.rows, asking, others, every, side))
+            out += self._sides.results(side, run.rows, asking, others, every)
         return out
-
-    def _assembled(
-        self, rows: pa.RecordBatch, numbers: Ints, others: pa.RecordBatch, found: Ints, side: int
-    ) -> pa.RecordBatch:
-        columns = self._sides.columns()
-        if side == LEFT:
-            return columns.assemble(rows, numbers, others, found)
-        return columns.assemble(others, found, rows, numbers)
 
     def _opened(self, side: int) -> KeptRows:
         kept = self._kept[side]
@@ -210,24 +199,21 @@ class RegularJoinOperator(Operator):
         for side in (LEFT, RIGHT):
             kept = self._kept[side]
             gone = [] if kept is None else kept.expire(through)
-            if self._outer[side] and gone:
-                columns = self._sides.columns()
-                nothing = (columns.right if side == LEFT else columns.left).empty_table()
-                for rows in gone:
-                    numbers, none = np.arange(rows.num_rows), np.full(rows.num_rows, -1)
-                    out += sliced(self._assembled(rows, numbers, nothing, none, side))
+            for rows in gone if self._outer[side] else []:
+                out += self._sides.lone(side, rows, np.arange(rows.num_rows))
         return out
 
     def _forget_keys(self) -> None:
-        space = self._sides.space
         kept = [each for each in self._kept if each is not None]
-        if not space.worth_forgetting(sum(map(len, kept))):
-            return
-        used = [slots for each in kept for slots in each.used_slots()]
-        none = np.empty(0, np.int64)
-        mapping = space.forget(np.unique(np.concatenate([none, *used])))
-        for each in kept:
-            each.remap(mapping)
+
+        def used() -> Ints:
+            none = np.empty(0, np.int64)
+            return np.concatenate([none, *(slots for each in kept for slots in each.used_slots())])
+
+        mapping = self._sides.forget_keys(sum(map(len, kept)), used)
+        if mapping is not None:
+            for each in kept:
+                each.remap(mapping)
 
     # ------------------------------------------------------------------------------ state
 
@@ -246,42 +232,44 @@ class RegularJoinOperator(Operator):
 
     def _run_table(self, run: Run, side: int) -> pa.Table:
         """A run's rows; made once but for ``matched``, which may have changed since."""
+        arrived, matched = _ADDED
         if run.marks is None:
             run.marks = pa.array(run.matched)
         if run.stored is None:
-            arrays = [pa.array(run.arrived), run.marks, *run.rows.columns]
-            run.stored = self._sides.stored(side, _ADDED, run.slots, arrays)
-        place = run.stored.schema.get_field_index("matched")
-        table = run.stored.set_column(place, run.stored.schema.field(place), run.marks)
-        return table.slice(run.head)
+            table = self._sides.table(side, run.rows, run.slots)
+            run.stored = table.append_column(arrived, pa.array(run.arrived))
+        return run.stored.append_column(matched, run.marks).slice(run.head)
 
     def restore(self, state: Mapping[str, StateTable]) -> None:
         self._sides.restore(state)
-        for side, name in enumerate(NAMES):
-            found = list(self._sides.restored(state, name, side, _ADDED))
-            if not found:
-                continue
-            kept = self._opened(side)
-            for added, rows, slots in _in_order(found):
-                matched = added.column(1).to_numpy(zero_copy_only=False)
-                comparable = self._sides.comparable(rows, side)
-                run = make_run(rows, added.column(0).to_numpy(), slots, matched, comparable)
-                kept.add(run)
+        for side in (LEFT, RIGHT):
+            for rows, slots, (arrived, matched) in _in_order(
+                list(self._sides.restored(state, side, _ADDED))
+            ):
+                marks = matched.to_numpy(zero_copy_only=False)
+                null = self._sides[side].null_keys(rows)
+                run = make_run(rows, arrived.to_numpy(), slots, marks, null)
+                self._opened(side).add(run)
 
 
 def _in_order(found: list[Stored]) -> list[Stored]:
     """Kept rows in order of arrival: those of several subtasks stand one after the other."""
-    arrived = np.concatenate([each.added.column(0).to_numpy() for each in found])
+    if not found:
+        return []
+    arrived = np.concatenate([each.extras[0].to_numpy() for each in found])
     if bool((arrived[1:] >= arrived[:-1]).all()):
         return found
     order = np.argsort(arrived, kind="stable")
     slots = np.concatenate([each.slots for each in found])[order]
     index, ordered, at = pa.array(order), [], 0
-    added = pa.Table.from_batches([each.added for each in found]).take(index).combine_chunks()
+    extras = [
+        pa.concat_arrays(parts).take(index)
+        for parts in zip(*(each.extras for each in found), strict=True)
+    ]
     rows = pa.Table.from_batches([each.rows for each in found]).take(index).combine_chunks()
-    [extra] = added.to_batches()
     for batch in rows.to_batches():
         end = at + batch.num_rows
-        ordered.append(Stored(extra.slice(at, batch.num_rows), batch, slots[at:end]))
+        more = [column.slice(at, batch.num_rows) for column in extras]
+        ordered.append(Stored(batch, slots[at:end], more))
         at = end
     return ordered

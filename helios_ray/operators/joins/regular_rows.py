@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from helios_ray.operators.joins.matching import Ints, expand
-from helios_ray.operators.joins.side import Mask
 from helios_ray.operators.joins.side_rows import LARGEST_CHUNK, joined
+from helios_ray.operators.window_aggregates.groups import Mask
 
 FANOUT = 4
 """Runs of one size class that are joined into one."""
@@ -94,15 +94,15 @@ class Run:
 
 
 def make_run(
-    rows: pa.RecordBatch, arrived: Ints, slots: Ints, matched: Mask, comparable: Mask | None
+    rows: pa.RecordBatch, arrived: Ints, slots: Ints, matched: Mask, null: Mask | None
 ) -> Run:
     """A run of rows.
 
     Args:
         rows, arrived, slots, matched: as of a :class:`Run`.
-        comparable: which rows can be equal to any; None for all.
+        null: which rows have a null in their key and equal nothing; None for none.
     """
-    chosen = np.arange(len(slots)) if comparable is None else np.flatnonzero(comparable)
+    chosen = np.arange(len(slots)) if null is None else np.flatnonzero(~null)
     order = chosen[np.argsort(slots[chosen], kind="stable")]
     return Run(rows, arrived, slots, matched, slots[order], order)
 

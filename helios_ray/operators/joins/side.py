@@ -1,325 +1,272 @@
-"""What the two inputs of a join are: their columns, their keys, and their rows in a checkpoint.
+"""One input of a join: its columns, its keys, and how its kept rows look in a checkpoint.
 
-Why it exists: whatever rows a join keeps, it must notice that an input changed its columns, give
-equal keys of both sides the same slot, and store rows such that they can be opened offline and
-dealt out to other subtasks.
+Why it exists: both inputs of every join are read, checked and stored in the same way. The
+columns of a side are fixed by its first batch (or by the plan, where results must be named before
+any has come) and held to from then on. Columns are read by name, with encodings undone, so one
+that comes now as a dictionary and now as plain strings is one column.
 
-    left_schema, right_schema   UNION   the columns of each side, once rows of it have come
-    <kept rows>                 KEYED   key_group int32, what the join adds, row.<name> per column
+    <side>_schema  UNION   the columns of the side
+    <side>         KEYED   key_group int32, key.<name> per key column, value.<name> per other
+                           column, then what the join adds
 
-May import: elements, errors, operators, state, Arrow, numpy.
+Key columns hold each row's own values, so a snapshot gathers nothing.
+
+May import: errors, operators, state, Arrow, numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from helios_ray.elements import Batch
 from helios_ray.errors import PlanError, SchemaChangedError, StateMismatchError
-from helios_ray.operators.base import OperatorContext, OperatorSnapshot, StateTable
-from helios_ray.operators.joins.columns import SUFFIX, JoinColumns, check_join_keys
+from helios_ray.operators.base import OperatorContext, StateTable
 from helios_ray.operators.joins.matching import Ints
 from helios_ray.operators.keyed import KEY_GROUP
-from helios_ray.operators.rows import schema_state, stored_schemas
-from helios_ray.operators.windows.keys import KeySpace
-from helios_ray.state.hashing import check_keys, decoded, logical_type
-
-Mask: TypeAlias = npt.NDArray[np.bool_]
-Schemas: TypeAlias = tuple[pa.Schema | None, pa.Schema | None]
-
-LEFT, RIGHT = 0, 1
-NAMES = ("left", "right")
-EMITTED_ROWS = 65_536
-"""Results come in batches of at most this many rows."""
+from helios_ray.operators.rows import stored_schemas
+from helios_ray.operators.window_aggregates.groups import Mask
+from helios_ray.state.hashing import check_keys, decoded, logical_type, missing_column
 
 _LOOSE_BYTES = 65_536
 
 
-class Stored(NamedTuple):
-    """Rows that came back from a checkpoint.
+class StoredRows(NamedTuple):
+    """Rows of one side, out of a checkpoint.
 
     Args:
-        added: the columns that the join adds.
-        rows: the rows.
-        slots: the slot of each.
+        data: the rows.
+        extras: what the join added to them.
+        groups: their key groups.
     """
 
-    added: pa.RecordBatch
-    rows: pa.RecordBatch
-    slots: Ints
+    data: pa.RecordBatch
+    extras: list[pa.Array]
+    groups: Ints
 
 
-class JoinSides:
-    """Both inputs of one join operator. Input 0 is the left, input 1 the right.
+class Side:
+    """See the module's docstring.
 
     Args:
-        what: the kind of join, for messages.
-        keys: key columns of the left, and of the right in the same order.
-        suffix: for columns of the right whose names the left has.
-        declared: the columns of each side, where they are known beforehand. They are checked,
-            and stand in for those of a side of which no row has come.
-
-    Raises:
-        ConfigError, MissingColumnError, PlanError: keys or columns do not fit each other.
-
-    Example:
-        >>> sides = JoinSides("join", (["id"], ["user"]))
-        >>> sides.open(OperatorContext(uid="j"))
-        >>> left = sides.plain(Batch(pa.record_batch({"id": [7, 8]})), LEFT)
-        >>> right = sides.plain(Batch(pa.record_batch({"user": [8], "n": ["b"]})), RIGHT)
-        >>> sides.slots(left, LEFT).tolist(), sides.slots(right, RIGHT).tolist()
-        ([0, 1], [1])
-        >>> sides.columns().schema.names
-        ['id', 'n']
+        name: ``left`` or ``right``.
+        keys: key columns.
+        declared: its columns, where the plan knows them.
+        where: who speaks, for messages.
     """
 
     def __init__(
-        self,
-        what: str,
-        keys: tuple[Sequence[str], Sequence[str]],
-        suffix: str = SUFFIX,
-        declared: Schemas = (None, None),
+        self, name: str, keys: Sequence[str], declared: pa.Schema | None, where: str
     ) -> None:
-        self.what = what
-        self.where = what
-        self.keys = (tuple(keys[LEFT]), tuple(keys[RIGHT]))
-        self.suffix = suffix
-        self.declared = declared
-        self._schemas: list[pa.Schema | None] = [None, None]
-        self._seen: list[pa.Schema | None] = [None, None]
-        self._columns: JoinColumns | None = None
-        self._space: KeySpace | None = None
-        self._context = OperatorContext()
-        check_join_keys(*declared, *self.keys, what)
-        if declared[LEFT] is not None and declared[RIGHT] is not None:
-            self.output_schema(*declared)
+        self.name = name
+        self.keys = tuple(keys)
+        self.where = where
+        self.schema: pa.Schema | None = None
+        """Columns, encodings undone; None as long as nothing fixed them."""
+        self._declared = declared
+        self._last: pa.Schema | None = None
 
-    def open(self, context: OperatorContext) -> None:
-        """Learn who speaks."""
-        self._context = context
-        self.where = f"{self.what} {context.uid!r}"
+    # ------------------------------------------------------------------------------- rows
 
-    def output_schema(self, left: pa.Schema, right: pa.Schema, uid: str | None = None) -> pa.Schema:
-        """The columns of the results; raises as the constructor does."""
-        where = self.what if uid is None else f"{self.what} {uid!r}"
-        return JoinColumns(left, right, *self.keys, where, self.suffix).schema
+    def prepare(self, schema: pa.Schema, origin: object) -> bool:
+        """Before each batch: fix the columns at the first, compare them at later ones.
 
-    # --------------------------------------------------------------------------- columns
-
-    def schema(self, side: int) -> pa.Schema | None:
-        """The columns of a side, encodings undone; None while no row of it has come."""
-        return self._schemas[side]
-
-    def columns(self) -> JoinColumns:
-        """The columns of the results.
+        Returns:
+            Whether the columns have just been fixed.
 
         Raises:
-            PlanError: of one side no row has come, and its columns were not declared.
+            MissingColumnError: a column is not there.
+            PlanError: a column cannot be a key.
+            SchemaChangedError: a column changed its type.
         """
-        if self._columns is None:
-            left, right = (self._known(side) for side in (LEFT, RIGHT))
-            self._columns = JoinColumns(left, right, *self.keys, self.where, self.suffix)
-        return self._columns
+        if self._last is not None and schema.equals(self._last):
+            return False
+        fresh = self.schema is None
+        if self.schema is None:
+            check_keys(schema, self.keys, f"{self.where}, {self.name} side")
+            self.schema = plain_schema(schema)
+        else:
+            self._compare(self.schema, schema, origin)
+        self._last = schema
+        return fresh
 
-    def _known(self, side: int) -> pa.Schema:
-        schema = self._schemas[side]
-        if schema is None:
-            schema = self.declared[side]
-            if schema is None:
-                raise PlanError(
-                    f"{self.where}: a row without partner needs the columns of the {NAMES[side]} "
-                    f"side, of which no row has come. Declare schema= where that stream is made."
+    def _compare(self, known: pa.Schema, came: pa.Schema, origin: object) -> None:
+        place = f" (read from {origin})" if origin is not None else ""
+        for field in known:
+            if field.name not in came.names:
+                raise missing_column(field.name, came, f"{self.where}, {self.name} side")
+            kind = logical_type(came.field(field.name).type)
+            if kind != field.type:
+                raise SchemaChangedError(
+                    f"{self.where}: column {field.name!r} of the {self.name} side was {field.type} "
+                    f"and is now {kind}{place}; rows that are kept have the first type. Cast the "
+                    f"column before this operator, or declare schema= where it is made."
                 )
-            # Results have been made of them: from now on rows must be so.
-            schema = _plain_schema(schema)
-            self._schemas[side] = schema
-        return schema
 
-    def plain(self, batch: Batch, side: int) -> pa.RecordBatch:
-        """The rows of a batch with encodings undone.
+    def plain(self, data: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows in the columns of this side, encodings undone."""
+        assert self.schema is not None
+        if data.schema.equals(self.schema):
+            return data
+        arrays = [decoded(data.column(name)) for name in self.schema.names]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
-        Raises:
-            MissingColumnError, PlanError: the first rows of this side lack a key, or do not fit
-                the other side.
-            SchemaChangedError: later rows have other columns.
-        """
-        data = batch.data
-        if data.schema is not self._seen[side]:
-            self._look_at(data.schema, side, batch)
-            self._seen[side] = data.schema
-        schema = self._schemas[side]
-        if data.schema.equals(schema):
-            return _own(data)
-        arrays = [decoded(column) for column in data.columns]
-        return _own(pa.RecordBatch.from_arrays(arrays, schema=schema))
-
-    def _look_at(self, schema: pa.Schema, side: int, batch: Batch) -> None:
-        came, known = _plain_schema(schema), self._schemas[side]
-        if known is None:
-            check_keys(schema, self.keys[side], f"{self.where}, {NAMES[side]} side")
-            self._schemas[side] = came
-            self._number(side)
-            if self._schemas[1 - side] is not None:
-                self.columns()
-        elif not came.equals(known):
-            place = f" (read from {batch.origin})" if batch.origin is not None else ""
-            raise SchemaChangedError(
-                f"{self.where}: rows of its {NAMES[side]} side had columns {_described(known)} "
-                f"and now have {_described(came)}{place}. Make the sources agree, or cast before "
-                f"the join."
-            )
-
-    # ------------------------------------------------------------------------------ keys
-
-    @property
-    def space(self) -> KeySpace:
-        """The slots of the keys; only once rows of a side have come."""
-        assert self._space is not None
-        return self._space
-
-    def _number(self, side: int) -> None:
-        schema = self._schemas[side]
-        if self._space is None and schema is not None:
-            names = self.keys[LEFT]
-            kinds = [schema.field(key).type for key in self.keys[side]]
-            keys = pa.schema(list(zip(names, kinds, strict=True)))
-            self._space = KeySpace(names, keys, self._context.max_parallelism)
-
-    def slots(self, rows: pa.RecordBatch, side: int) -> Ints:
-        """The slot of every row: equal keys of both sides have the same. Nulls have slots too."""
-        names = self.keys[LEFT]
-        arrays = [rows.column(key) for key in self.keys[side]]
-        return self.space.slots(pa.RecordBatch.from_arrays(arrays, names=list(names)))
-
-    def comparable(self, rows: pa.RecordBatch, side: int) -> Mask | None:
-        """Which rows have no null in their key; None for all of them."""
+    def null_keys(self, rows: pa.RecordBatch) -> Mask | None:
+        """Which rows have a null in their key, and so equal nothing; None for none."""
         found: Mask | None = None
-        for key in self.keys[side]:
+        for key in self.keys:
             column = rows.column(key)
             if column.null_count:
-                valid = column.is_valid().to_numpy(zero_copy_only=False)
-                found = valid if found is None else found & valid
+                null = column.is_null().to_numpy(zero_copy_only=False)
+                found = null if found is None else found | null
         return found
 
-    # ----------------------------------------------------------------------------- state
-
-    def snapshot(self) -> OperatorSnapshot:
-        """The columns of the sides that have come."""
-        return {
-            f"{name}_schema": schema_state(schema, self._context)
-            for name, schema in zip(NAMES, self._schemas, strict=True)
-            if schema is not None
-        }
-
-    def restore(self, state: Mapping[str, StateTable]) -> None:
-        """Take up the columns of the sides.
+    def required(self) -> pa.Schema:
+        """The columns, which results are about to be named by.
 
         Raises:
-            SchemaChangedError: the keys are none of them any more, or subtasks disagree.
+            PlanError: nobody knows them yet.
         """
-        for side, name in enumerate(NAMES):
-            stored = state.get(f"{name}_schema")
-            schemas = stored_schemas(stored, self._context) if stored is not None else []
-            for other in schemas[1:]:
-                if not other.equals(schemas[0]):
-                    raise SchemaChangedError(
-                        f"{self.where}: subtasks read different columns of the {name} side: "
-                        f"{_described(schemas[0])} and {_described(other)}. Declare schema= where "
-                        f"they are made."
-                    )
-            if schemas:
-                self._schemas[side] = schemas[0]
-        try:
-            left, right = self._schemas
-            check_join_keys(left, right, *self.keys, self.where)
-            if left is not None and right is not None:
-                self.columns()
-        except PlanError as error:
+        if self.schema is None:
+            if self._declared is None:
+                raise PlanError(
+                    f"{self.where}: a row without partner needs the columns of the {self.name} "
+                    f"side, of which no row has come and whose stream does not declare them. "
+                    f"Declare schema= where the {self.name} stream is made."
+                )
+            self.schema = plain_schema(self._declared)
+        return self.schema
+
+    # ------------------------------------------------------------------------------ state
+
+    def _order(self) -> list[str]:
+        assert self.schema is not None
+        return [*self.keys, *(name for name in self.schema.names if name not in self.keys)]
+
+    def _stored_name(self, name: str) -> str:
+        return f"{'key' if name in self.keys else 'value'}.{name}"
+
+    def state_schema(self, extras: Sequence[pa.Field] = (), *, keyed: bool = True) -> pa.Schema:
+        """Columns of a table of kept rows.
+
+        Args:
+            extras: what the join adds to them.
+            keyed: whether they have a key group; a table that every subtask has whole has none.
+        """
+        assert self.schema is not None
+        fields = [pa.field(KEY_GROUP, pa.int32())] if keyed else []
+        fields += [
+            pa.field(self._stored_name(name), self.schema.field(name).type)
+            for name in self._order()
+        ]
+        return pa.schema([*fields, *extras])
+
+    def table(self, rows: pa.RecordBatch, groups: Ints | None) -> pa.Table:
+        """Kept rows as the state has them, by reference, without extras.
+
+        Args:
+            rows: in the columns of this side.
+            groups: their key groups, None where the state is not keyed.
+        """
+        arrays = [] if groups is None else [pa.array(groups, pa.int32())]
+        arrays += [rows.column(name) for name in self._order()]
+        return pa.Table.from_arrays(arrays, schema=self.state_schema(keyed=groups is not None))
+
+    def restore_schema(
+        self, state: Mapping[str, StateTable], context: OperatorContext, needed: Sequence[str]
+    ) -> None:
+        """Take up the columns that state was made of, if there is any.
+
+        Args:
+            needed: columns that the join reads by name.
+
+        Raises:
+            SchemaChangedError: subtasks disagree, or a column that is needed is not among them.
+        """
+        stored = state.get(f"{self.name}_schema")
+        schemas = stored_schemas(stored, context) if stored is not None else []
+        if not schemas:
+            return
+        for other in schemas[1:]:
+            if not other.equals(schemas[0]):
+                raise SchemaChangedError(
+                    f"{self.where}: its subtasks read different columns on the {self.name} side: "
+                    f"{_described(schemas[0])} and {_described(other)}. Declare schema= where the "
+                    f"columns are made."
+                )
+        lacking = [name for name in needed if name not in schemas[0].names]
+        if lacking:
             raise SchemaChangedError(
-                f"{self.where}: its state was made from other columns than it now reads: {error} "
-                f"Give the changed operator a new uid to start it without state."
-            ) from error
-        self._number(LEFT)
-        self._number(RIGHT)
-
-    def stored_schema(self, side: int, added: pa.Schema) -> pa.Schema:
-        """Of a table of kept rows."""
-        schema = self._schemas[side]
-        assert schema is not None
-        rows = [pa.field(f"row.{f.name}", f.type) for f in schema]
-        return pa.schema([pa.field(KEY_GROUP, pa.int32()), *added, *rows])
-
-    def stored(
-        self, side: int, added: pa.Schema, slots: Ints, arrays: Sequence[pa.Array]
-    ) -> pa.Table:
-        """A table of kept rows: ``arrays`` are the added columns and those of the rows."""
-        groups = pa.array(self.space.groups()[slots], pa.int32())
-        schema = self.stored_schema(side, added)
-        return pa.Table.from_arrays([groups, *arrays], schema=schema)
+                f"{self.where}: its state was made from columns {schemas[0].names} of the "
+                f"{self.name} side, and it now reads {lacking[0]!r}. Give the changed operator a "
+                f"new uid to start it without state."
+            )
+        self.schema = schemas[0]
 
     def restored(
-        self, state: Mapping[str, StateTable], name: str, side: int, added: pa.Schema
-    ) -> Iterator[Stored]:
-        """The kept rows of a table, in its order.
+        self,
+        state: Mapping[str, StateTable],
+        name: str,
+        context: OperatorContext,
+        extras: Sequence[pa.Field] = (),
+        *,
+        keyed: bool = True,
+    ) -> Iterator[StoredRows]:
+        """The kept rows of a table, in its order; without key groups where it is not ``keyed``.
 
         Raises:
-            SchemaChangedError: the table was made by another kind of join.
-            StateMismatchError: rows belong to another subtask, or were keyed by other columns.
+            SchemaChangedError: the state has other columns than this join keeps.
+            StateMismatchError: rows belong to another subtask.
         """
-        found = state.get(name)
-        if found is None or found.table.num_rows == 0:
+        stored = state.get(name)
+        if stored is None or stored.table.num_rows == 0:
             return
-        schema = self._schemas[side]
-        if schema is None or not found.table.schema.equals(self.stored_schema(side, added)):
+        expected = None if self.schema is None else self.state_schema(extras, keyed=keyed)
+        if expected is None or not stored.table.schema.equals(expected):
+            wanted = "none" if expected is None else expected.names
             raise SchemaChangedError(
-                f"{self.where}: its state {name!r} has columns {found.table.column_names}: it was "
-                f"made by another kind of join. Give the operator a new uid to start it afresh."
+                f"{self.where}: its state {name!r} has columns {stored.table.column_names}, "
+                f"expected {wanted}: the keys, how= or the kind of join changed. Give the operator "
+                f"a new uid to start it afresh."
             )
-        own = self._context.key_groups
-        for batch in found.table.to_batches():
-            if batch.num_rows == 0:
-                continue
-            columns = batch.columns
-            rows = pa.RecordBatch.from_arrays(columns[1 + len(added) :], schema=schema)
-            slots = self.slots(rows, side)
-            groups = columns[0].to_numpy()
-            if int(groups.min()) < own.start or int(groups.max()) >= own.stop:
-                raise StateMismatchError(
-                    f"{self.where}: state of key groups {int(groups.min())} to "
-                    f"{int(groups.max())} came to a subtask that owns {own.start} to "
-                    f"{own.stop - 1}. Restore it with the max_parallelism it was written with."
-                )
-            if not np.array_equal(self.space.groups()[slots], groups):
-                raise StateMismatchError(
-                    f"{self.where}: rows of its state are in other key groups than their keys "
-                    f"{list(self.keys[side])} hash to. Restore it with the keys and the "
-                    f"max_parallelism it was written with (now {self._context.max_parallelism})."
-                )
-            more = pa.RecordBatch.from_arrays(columns[1 : 1 + len(added)], schema=added)
-            yield Stored(more, rows, slots)
+        assert self.schema is not None
+        places = [expected.get_field_index(self._stored_name(n)) for n in self.schema.names]
+        for batch in stored.table.combine_chunks().to_batches():
+            arrays = [batch.column(place) for place in places]
+            data = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+            more = batch.columns[len(expected) - len(extras) :]
+            groups = batch.column(0).to_numpy() if keyed else np.zeros(0, np.int64)
+            if keyed:
+                self._check_owned(groups, context)
+            yield StoredRows(data, more, groups)
+
+    def _check_owned(self, groups: Ints, context: OperatorContext) -> None:
+        own = context.key_groups
+        if int(groups.min()) < own.start or int(groups.max()) >= own.stop:
+            raise StateMismatchError(
+                f"{self.where}: state of key groups {int(groups.min())} to {int(groups.max())} "
+                f"came to a subtask that owns {own.start} to {own.stop - 1}. Restore it with the "
+                f"max_parallelism it was written with."
+            )
 
 
-def sliced(rows: pa.RecordBatch) -> list[Batch]:
-    """Results as batches of bounded size."""
-    return [
-        Batch(rows.slice(start, EMITTED_ROWS)) for start in range(0, rows.num_rows, EMITTED_ROWS)
-    ]
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The same columns with encodings undone."""
+    return pa.schema([pa.field(f.name, logical_type(f.type)) for f in schema])
 
 
-def _own(rows: pa.RecordBatch) -> pa.RecordBatch:
+def empty_rows(schema: pa.Schema) -> pa.RecordBatch:
+    """No rows of these columns."""
+    return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
+
+
+def owned(rows: pa.RecordBatch) -> pa.RecordBatch:
     """Rows that keep nothing much larger alive than themselves: a slice would, all of it."""
     if rows.get_total_buffer_size() <= 2 * rows.nbytes + _LOOSE_BYTES:
         return rows
     return rows.take(pa.array(np.arange(rows.num_rows)))
-
-
-def _plain_schema(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([pa.field(f.name, logical_type(f.type)) for f in schema])
 
 
 def _described(schema: pa.Schema) -> str:

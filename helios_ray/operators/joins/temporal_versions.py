@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from helios_ray.elements import MIN_TIMESTAMP
 from helios_ray.operators.joins.matching import Ints
-from helios_ray.operators.joins.side import Mask
 from helios_ray.operators.joins.side_rows import LatestRows, last_rows
 from helios_ray.operators.segments import Segments
+from helios_ray.operators.window_aggregates.groups import Mask
 from helios_ray.operators.windows.runs import Run, RunStore, concat
 
 
@@ -58,28 +58,25 @@ class Versions:
         """Versions that the watermark has not reached."""
         self.future.add(by_time(Run(times, slots, rows.columns)))
 
-    def add_late(self, slots: Ints, times: Ints, marks: Ints, rows: pa.RecordBatch) -> Mask:
-        """Versions that the watermark has passed: one that is not older than the one in force
-        takes its place.
+    def answering(self, slots: Ints, times: Ints, marks: Ints) -> Mask:
+        """Which versions that the watermark has passed, at least one, can still be asked for:
+        those that are not older than the one in force, be it in the state or of their batch.
 
         Args:
             marks: the watermark that each was late for.
-
-        Returns:
-            Which of them can be asked for.
         """
         segments = Segments(slots)
         newest, _ = segments.running(np.maximum, self._time_of(segments.slots), times)
-        good: Mask = newest == times  # none before it, in the state or in this batch, is newer
+        good: Mask = newest == times
         if self.tolerance is not None:
             good &= times > marks - self.tolerance
-        chosen = np.flatnonzero(good)
-        chosen = chosen[last_rows(slots[chosen])]
-        self.keep(slots[chosen], times[chosen], rows.take(pa.array(chosen)))
         return good
 
     def keep(self, slots: Ints, times: Ints, rows: pa.RecordBatch) -> None:
-        """Versions of distinct slots that are in force."""
+        """Versions that take the place of those in force; of a slot the last one does."""
+        last = last_rows(slots)
+        if len(last) < len(slots):
+            slots, times, rows = slots[last], times[last], rows.take(pa.array(last))
         self._set_times(slots, times)
         self.kept.put(slots, rows)
 
@@ -158,10 +155,9 @@ class Versions:
         alive: Ints = slots[self._since[slots] > max(watermark - self.tolerance, MIN_TIMESTAMP)]
         return alive
 
-    def in_force(self) -> tuple[Ints, Ints, pa.RecordBatch]:
-        """Slots, times and rows of the versions in force."""
-        slots = self.kept.slots()
-        return slots, self._time_of(slots), self.kept.rows()
+    def in_force(self) -> tuple[Ints, pa.RecordBatch]:
+        """Slots and rows of the versions in force."""
+        return self.kept.slots(), self.kept.rows()
 
     def remap(self, mapping: Ints) -> None:
         """Slots have new numbers."""

@@ -14,32 +14,33 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from helios_ray.elements import MAX_TIMESTAMP, Batch
+from helios_ray.elements import Batch
 from helios_ray.errors import ConfigError
 from helios_ray.operators.base import StateTable
-from helios_ray.operators.joins.buffer import LEFT, InputSchemas, TwoSidedOperator
-from helios_ray.operators.joins.buffer_side import SideRows, empty_rows
+from helios_ray.operators.joins.columns import SUFFIX
 from helios_ray.operators.joins.matching import Ints
-from helios_ray.operators.joins.window_rows import Ended, SessionRows, SlicedRows, WindowRows
+from helios_ray.operators.joins.side import empty_rows
+from helios_ray.operators.joins.sides import LEFT, NAMES, InputSchemas
+from helios_ray.operators.joins.timed import SideRows, TimedJoinOperator
+from helios_ray.operators.joins.window_rows import TIME, Ended, SessionRows, SlicedRows, WindowRows
 from helios_ray.operators.user_functions import OnError
 from helios_ray.operators.window_aggregates.groups import Mask
 from helios_ray.operators.windows.results import WINDOW_END, WINDOW_START
-from helios_ray.operators.windows.runs import Run
 from helios_ray.watermarks import EventTime
 from helios_ray.windowing import SessionWindow, SlidingWindow, TumblingWindow
 
-_TABLE = "table"
 
-
-class TwoSidedWindowOperator(TwoSidedOperator):
+class TwoSidedWindowOperator(TimedJoinOperator):
     """Base of the window join and of co_group.
 
     Rows are kept until the watermark passes the end of their windows. A row is late when all
-    windows it belongs to have ended: a session of its own, for session windows.
+    windows it belongs to have ended. Its session is merged with those of its key first: an old
+    row that touches one that goes on is not late.
 
     Args:
         window: tumbling, sliding, or sessions of the rows of both sides.
-        left_keys, right_keys, left_time, right_time, on_error, input_schemas: as for the base.
+        left_keys, right_keys, left_time, right_time, on_error, input_schemas, suffix, joined:
+            as for the base.
 
     Raises:
         ConfigError: another kind of window; and as the base does.
@@ -55,6 +56,8 @@ class TwoSidedWindowOperator(TwoSidedOperator):
         *,
         on_error: OnError,
         input_schemas: InputSchemas,
+        suffix: str = SUFFIX,
+        joined: bool = True,
     ) -> None:
         if not isinstance(window, (TumblingWindow, SlidingWindow, SessionWindow)):
             raise ConfigError(
@@ -63,7 +66,7 @@ class TwoSidedWindowOperator(TwoSidedOperator):
             )
         super().__init__(
             left_keys, right_keys, left_time, right_time,
-            on_error=on_error, input_schemas=input_schemas,
+            on_error=on_error, input_schemas=input_schemas, suffix=suffix, joined=joined,
         )  # fmt: skip
         self._rows: WindowRows
         if isinstance(window, SessionWindow):
@@ -73,15 +76,15 @@ class TwoSidedWindowOperator(TwoSidedOperator):
 
     def window_fields(self, left: pa.Schema | None) -> list[pa.Field]:
         """window_start and window_end, in the zone of the left's time column."""
-        column = self.sides[LEFT].time.column
+        column = self.times[LEFT].time.column
         kind = left.field(column).type if left is not None else pa.int64()
         zone = kind.tz if pa.types.is_timestamp(kind) else None
         return [pa.field(name, pa.timestamp("us", zone)) for name in (WINDOW_START, WINDOW_END)]
 
     # ------------------------------------------------------------------------------- rows
 
-    def late(self, times: Ints, slots: Ints) -> Mask | None:
-        return self._rows.late(times, slots, self.space)
+    def late(self, index: int, rows: SideRows) -> Mask | None:
+        return self._rows.late(rows.times, rows.slots, self.sides.space)
 
     def fold(self, index: int, rows: SideRows) -> list[Batch]:
         self._rows.add(index, rows.times, rows.slots, rows.data)
@@ -90,11 +93,11 @@ class TwoSidedWindowOperator(TwoSidedOperator):
     def on_watermark(self, timestamp: int) -> list[Batch]:
         if not self.clock.advance(timestamp):
             return []
-        if all(side.schema is None for side in self.sides):
+        if all(self.sides.schema(index) is None for index in range(len(NAMES))):
             self._rows.follow_clock()
             return []
         out: list[Batch] = []
-        for ended in self._rows.take_ended(self.space):
+        for ended in self._rows.take_ended(self.sides.space):
             out += self.finish(ended)
         self.forget_keys()
         return out + self._failures.drain()
@@ -105,14 +108,11 @@ class TwoSidedWindowOperator(TwoSidedOperator):
 
     def rows_of(self, ended: Ended, index: int) -> pa.RecordBatch:
         """The rows of a side that ``ended`` speaks of."""
-        schema = self.sides[index].required(self.where)
+        schema = self.sides[index].required()
         run = ended.runs[index]
         if run is None:
             return empty_rows(schema)
-        return pa.RecordBatch.from_arrays(run.columns[1:], schema=schema)
-
-    def end_input(self) -> list[Batch]:
-        return self.on_watermark(MAX_TIMESTAMP)
+        return pa.RecordBatch.from_arrays(run.columns[TIME + 1 :], schema=schema)
 
     # ------------------------------------------------------------------------------ state
 
@@ -120,28 +120,14 @@ class TwoSidedWindowOperator(TwoSidedOperator):
         return sum(store.rows for store in self._rows.stores)
 
     def used_slots(self) -> Ints:
-        return np.unique(np.concatenate([store.used_slots() for store in self._rows.stores]))
+        return np.concatenate([store.used_slots() for store in self._rows.stores])
 
     def remap(self, mapping: Ints) -> None:
         for store in self._rows.stores:
             store.remap(mapping)
 
     def kept(self, index: int) -> pa.Table:
-        tables = [self.sides[index].state_schema().empty_table()]
-        tables += [self._table(index, run) for run in self._rows.stores[index].runs]
-        return pa.concat_tables(tables)
-
-    def _table(self, index: int, run: Run) -> pa.Table:
-        table = run.cache.get(_TABLE)
-        if table is None:
-            side = self.sides[index]
-            data = pa.RecordBatch.from_arrays(run.columns[1:], schema=side.schema)
-            table = side.table(data, self.space.groups()[run.slots])
-            run.cache[_TABLE] = table
-        return table
-
-    def put_back(self, index: int, rows: SideRows, extras: Sequence[pa.Array]) -> None:
-        self._rows.add(index, rows.times, rows.slots, rows.data)
+        return pa.concat_tables(self.kept_runs(index, self._rows.stores[index], TIME + 1))
 
     def restore(self, state: Mapping[str, StateTable]) -> None:
         super().restore(state)

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from helios_ray.elements import Batch
 from helios_ray.errors import PlanError
-from helios_ray.operators.joins.buffer import EMITTED_ROWS, LEFT, RIGHT, InputSchemas
-from helios_ray.operators.joins.columns import SUFFIX, JoinColumns, JoinHow, check_how
+from helios_ray.operators.joins.columns import SUFFIX, JoinHow, check_how, parts
 from helios_ray.operators.joins.matching import Ints, equal_pairs, unmatched
+from helios_ray.operators.joins.sides import LEFT, RIGHT, InputSchemas
 from helios_ray.operators.joins.window_base import TwoSidedWindowOperator
 from helios_ray.operators.joins.window_rows import Ended
 from helios_ray.operators.user_functions import OnError
@@ -82,34 +82,28 @@ class WindowJoinOperator(TwoSidedWindowOperator):
         input_schemas: InputSchemas = (None, None),
     ) -> None:
         check_how(how, self.what)
-        self._suffix = suffix
         self._outer = (how in ("left", "full"), how in ("right", "full"))
-        self._columns: JoinColumns | None = None
+        self._schema: pa.Schema | None = None
         super().__init__(
             left_keys, right_keys, left_time, right_time, window,
-            on_error=on_error, input_schemas=input_schemas,
+            on_error=on_error, input_schemas=input_schemas, suffix=suffix,
         )  # fmt: skip
 
     def output_schema(
         self, left: pa.Schema | None, right: pa.Schema | None, uid: str = "operator"
     ) -> pa.Schema | None:
-        where = f"{self.what} {uid!r}"
-        self.check_schemas(left, right, where)
-        if left is None or right is None:
-            return None
-        columns = self._join_columns(left, right, where)
-        return pa.schema([*columns.schema, *self.window_fields(left)])
+        joined = super().output_schema(left, right, uid)
+        return None if joined is None else self._with_window(joined, left, f"{self.what} {uid!r}")
 
-    def _join_columns(self, left: pa.Schema, right: pa.Schema, where: str) -> JoinColumns:
-        keys = self.sides[LEFT].keys, self.sides[RIGHT].keys
-        columns = JoinColumns(left, right, *keys, where, self._suffix)
-        for field in self.window_fields(left):
-            if field.name in columns.schema.names:
+    def _with_window(self, joined: pa.Schema, left: pa.Schema, where: str) -> pa.Schema:
+        fields = self.window_fields(left)
+        for field in fields:
+            if field.name in joined.names:
                 raise PlanError(
                     f"{where}: results have a column {field.name!r} of their own, and so has one "
                     f"of the sides. Rename that with select(...) before the join."
                 )
-        return columns
+        return pa.schema([*joined, *fields])
 
     def finish(self, ended: Ended) -> list[Batch]:
         sides = [self._codes(ended, index) for index in (LEFT, RIGHT)]
@@ -140,20 +134,20 @@ class WindowJoinOperator(TwoSidedWindowOperator):
 
     def _assemble(self, ended: Ended, lefts: Ints, rights: Ints, cells: Ints) -> list[Batch]:
         left, right = (self.rows_of(ended, index) for index in (LEFT, RIGHT))
-        if self._columns is None:
-            self._columns = self._join_columns(left.schema, right.schema, self.where)
+        columns = self.sides.columns()
+        if self._schema is None:
+            self._schema = self._with_window(columns.schema, left.schema, self.sides.where)
         fields = self.window_fields(left.schema)
-        schema = pa.schema([*self._columns.schema, *fields])
         rows = [_at(ended.rows[LEFT], lefts), _at(ended.rows[RIGHT], rights)]
         out = []
-        for at in range(0, len(lefts), EMITTED_ROWS):
-            part = slice(at, at + EMITTED_ROWS)
-            made = self._columns.assemble(left, rows[LEFT][part], right, rows[RIGHT][part])
+        for part in parts(len(lefts)):
+            made = columns.assemble(left, rows[LEFT][part], right, rows[RIGHT][part])
             bounds = [
                 pa.array(bound[cells[part]]).cast(field.type)
                 for bound, field in zip((ended.starts, ended.ends), fields, strict=True)
             ]
-            out.append(Batch(pa.RecordBatch.from_arrays([*made.columns, *bounds], schema=schema)))
+            arrays = [*made.columns, *bounds]
+            out.append(Batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema)))
         return out
 
 

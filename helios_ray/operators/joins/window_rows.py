@@ -22,7 +22,7 @@ import pyarrow as pa
 from helios_ray.elements import MIN_TIMESTAMP
 from helios_ray.operators.joins.matching import Ints
 from helios_ray.operators.window_aggregates.groups import Groups, Mask, ranges, stable_order
-from helios_ray.operators.windows.fragments import chain, column_of
+from helios_ray.operators.windows.fragments import chain, column_of, late_rows
 from helios_ray.operators.windows.grouping import group
 from helios_ray.operators.windows.keys import KeySpace
 from helios_ray.operators.windows.runs import Run, RunStore, concat
@@ -78,7 +78,11 @@ class WindowRows(ABC):
 
     @abstractmethod
     def late(self, times: Ints, slots: Ints, space: KeySpace) -> Mask | None:
-        """Which rows are too late for each of their windows; None for none."""
+        """Which rows are too late for each of their windows; None for none.
+
+        Args:
+            times, slots: of the rows, in order of arrival.
+        """
 
     @abstractmethod
     def take_ended(self, space: KeySpace) -> Iterator[Ended]:
@@ -200,10 +204,18 @@ class SessionRows(WindowRows):
     def late(self, times: Ints, slots: Ints, space: KeySpace) -> Mask | None:
         over = self._over(self.clock.watermark)
         if self.clock.ahead is None:
-            return times <= over if int(times.min()) <= over else None
-        by_group = np.array([self._over(mark) for mark in self.clock.ahead.tolist()], np.int64)
-        late: Mask = times <= np.maximum(by_group[space.groups()[slots]], over)
-        return late
+            if int(times.min()) > over:
+                return None
+            old = times <= over
+        else:
+            by_group = np.array([self._over(mark) for mark in self.clock.ahead.tolist()], np.int64)
+            old = times <= np.maximum(by_group[space.groups()[slots]], over)
+        kept = []
+        for store in self.stores:  # what is over is not kept: whatever is kept may be joined
+            for run in store.runs:
+                own = column_of(run, TIME)
+                kept.append((run.slots, own, own))
+        return late_rows(slots, times, old, kept, self._gap, len(space))
 
     def take_ended(self, space: KeySpace) -> Iterator[Ended]:
         over = self._over(self.clock.watermark)

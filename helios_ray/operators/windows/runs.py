@@ -23,6 +23,9 @@ from helios_ray.operators.window_aggregates.groups import Ints, Mask
 FANOUT = 8
 """Runs of one size class that are merged into one."""
 
+LARGEST = 1 << 30
+"""Bytes above which runs are not merged any more: string columns end at 2 GiB."""
+
 
 @dataclass(slots=True)
 class Run:
@@ -67,6 +70,11 @@ class Run:
     def remap(self, mapping: Ints) -> Run:
         """The same rows under other slots."""
         return Run(self.units, mapping[self.slots], self.columns, self.cache)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its columns."""
+        return sum(column.nbytes for column in self.columns)
 
     @property
     def weight(self) -> int:
@@ -125,6 +133,10 @@ class RunStore:
             start = len(self.runs)
             while start > 0 and _tier(self._weights[start - 1]) <= tier:
                 start -= 1
+            if len(self.runs) - start < FANOUT:
+                return
+            while sum(run.nbytes for run in self.runs[start:]) > LARGEST:
+                start += 1
             if len(self.runs) - start < FANOUT:
                 return
             merged = self._merge(concat(self.runs[start:]))

@@ -8,8 +8,8 @@ A fragment comes up when it is due: at its last event time it may end its sessio
 session goes on elsewhere it is put back until that ends; so each fragment is looked at about
 once a gap, however often the watermark moves. Runs are sorted by due time.
 
-A row is late when its own session, ``[time, time + gap)``, has been over for the allowed
-lateness, whatever other rows there are: which rows are late does not depend on batches.
+A row is late when the session it belongs to has been over for the allowed lateness: its own,
+``[time, time + gap)``, unless that touches one of its key that has not. See :mod:`~.fragments`.
 
 May import: elements, operators, windowing, Arrow, numpy.
 """
@@ -26,7 +26,7 @@ from helios_ray.operators.base import StateTable
 from helios_ray.operators.window_aggregates.base import Rows
 from helios_ray.operators.window_aggregates.groups import Groups, Ints, Mask
 from helios_ray.operators.windows.base import WindowedOperator
-from helios_ray.operators.windows.fragments import Chains, chain, column_of
+from helios_ray.operators.windows.fragments import Chains, chain, column_of, late_rows
 from helios_ray.operators.windows.runs import Run, RunStore, concat
 from helios_ray.operators.windows.settings import WindowSettings
 from helios_ray.operators.windows.timing import EarlyTimer
@@ -94,8 +94,10 @@ class SessionWindowOperator(WindowedOperator):
     def late(self, times: Ints, slots: Ints) -> Mask | None:
         if self.clock.ahead is None and int(times.min()) > int(self._over()) - self._lateness:
             return None
-        late: Mask = times <= self._over(slots) - self._lateness
-        return late
+        old = times <= self._over(slots) - self._lateness
+        # What has been over for so long is not kept: whatever is kept may be joined.
+        kept = ((run.slots, column_of(run, START), column_of(run, LAST)) for run in self.store.runs)
+        return late_rows(slots, times, old, [*kept], self._gap, len(self.space))
 
     @property
     def _lateness(self) -> int:

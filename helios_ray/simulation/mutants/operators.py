@@ -22,6 +22,7 @@ from helios_ray.elements import (
 )
 from helios_ray.execution.actions import SealSnapshot
 from helios_ray.execution.chain import OperatorChain
+from helios_ray.execution.flow import Flow
 from helios_ray.execution.outputs import OutputChannel
 from helios_ray.operators.async_map import AsyncMapOperator
 from helios_ray.operators.async_map_rows import HeldRows
@@ -118,6 +119,14 @@ def snapshot_is_live(original: Original) -> Original:
     return seal
 
 
+def withholding_is_idleness(_: Original) -> Original:
+    return property(lambda _: False)  # type: ignore[return-value]
+
+
+def blocked_is_blocked(_: Original) -> Original:
+    return lambda self: self._joined.chain.blocked_inputs(self._core.input_indexes)
+
+
 def nobody_hears_of_an_end(_: Original) -> Original:
     return lambda *_: None
 
@@ -201,7 +210,7 @@ MUTANTS = [
         SimTask,
         "_seal",
         snapshot_is_live,
-        ("windows", "pairs", "window-join", "regular-join"),
+        ("counted", "timers", "batches", "pairs"),
     ),
     Mutant(
         "end-of-table-unheard",
@@ -210,6 +219,23 @@ MUTANTS = [
         "end_one_input",
         nobody_hears_of_an_end,
         ("enrich",),
+    ),
+    Mutant(
+        "withholding-is-idleness",
+        "Rule 12: a task says that it is idle while it holds rows that the end of a table lets go.",
+        OperatorChain,
+        "withholds",
+        withholding_is_idleness,
+        ("enrich-beside",),
+    ),
+    Mutant(
+        "blocked-before-barrier",
+        "Rule 9: rows of a blocked input wait, and its barrier with them, while that of the input "
+        "they wait for is there.",
+        Flow,
+        "_blocked_inputs",
+        blocked_is_blocked,
+        ("enrich-beside",),
     ),
     Mutant(
         "late-rows-vanish",

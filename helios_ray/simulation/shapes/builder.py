@@ -109,8 +109,9 @@ class Builder:
         source: NumberedSource,
         strategy: WatermarkStrategy | None = None,
         sink: SinkSpec | None = None,
+        operators: tuple[OperatorSpec, ...] = (),
     ) -> Chain:
-        """A source."""
+        """A source, and what shares its tasks."""
         if strategy is None and self.timed:
             strategy = WatermarkStrategy.monotonic("ts").with_idleness(timedelta(seconds=1))
         uid = f"source-{source.name}"
@@ -120,6 +121,7 @@ class Builder:
                 name=uid,
                 parallelism=self.width,
                 source=SourceSpec(uid=uid, name=uid, source=source, watermarks=strategy),
+                operators=operators,
                 sink=sink,
             )
         )
@@ -133,7 +135,7 @@ class Builder:
             late_every=late_every,
         )  # fmt: skip
 
-    def timed_head(self, source: TimedSource) -> Chain:
+    def timed_head(self, source: TimedSource, operators: tuple[OperatorSpec, ...] = ()) -> Chain:
         """A source with the watermarks that fit its disorder."""
         bound = timedelta(microseconds=source.bound)
         strategy = WatermarkStrategy.bounded_out_of_orderness("ts", bound)
@@ -141,12 +143,17 @@ class Builder:
             strategy = strategy.with_alignment(
                 "all", max_drift=2 * bound, update_interval=timedelta(milliseconds=200)
             )
-        return self.head(source, strategy)
+        return self.head(source, strategy, operators=operators)
 
     def operator(
-        self, uid: str, factory: Callable[[], Operator], *, sink: SinkSpec | None = None
+        self,
+        uid: str,
+        factory: Callable[[], Operator],
+        *,
+        behind: tuple[OperatorSpec, ...] = (),
+        sink: SinkSpec | None = None,
     ) -> Chain:
-        """An operator, and one that fails now and then behind it."""
+        """An operator, those behind it in its tasks, and one that fails now and then."""
         dice, luck = self.dice, f"{uid}-luck"
         return self.add(
             Chain(
@@ -155,6 +162,7 @@ class Builder:
                 parallelism=self.out_width,
                 operators=(
                     OperatorSpec(uid=uid, name=uid, factory=factory),
+                    *behind,
                     OperatorSpec(uid=luck, name=luck, factory=lambda: Unlucky(dice)),
                 ),
                 sink=sink,
@@ -165,9 +173,12 @@ class Builder:
         """Rows of the last chain go to a sink behind an edge."""
         self.connect(last, self.sink_chain(uid, self.out_width), Partitioning.FORWARD)
 
-    def last(self, uid: str, factory: Callable[[], Operator]) -> Chain:
+    def last(
+        self, uid: str, factory: Callable[[], Operator], behind: tuple[OperatorSpec, ...] = ()
+    ) -> Chain:
         """An operator and the sink ``out``, in one task or in two."""
-        chain = self.operator(uid, factory, sink=self.sink("out") if self.chained else None)
+        sink = self.sink("out") if self.chained else None
+        chain = self.operator(uid, factory, behind=behind, sink=sink)
         if not self.chained:
             self.finish(chain)
         return chain

@@ -1,4 +1,4 @@
-"""Shapes with joins: two streams, in step by event time or not.
+"""Shapes with joins of two streams, in step by event time or not.
 
 Why it exists: a join keeps rows of both sides until it knows that no partner will come; one
 that is dropped too early, kept too long, or joined twice after a crash, shows.
@@ -6,9 +6,8 @@ that is dropped too early, kept too long, or joined twice after a crash, shows.
     window-join    rows of a key in the same window; sessions span both sides
     interval-join  rows of a key whose times are near each other
     temporal-join  each row with the version in force at its time
+    co-group       what a function makes of both sides' rows of a key and window
     regular-join   all pairs of a key; lone rows when the input has ended
-    enrich         each row with the row of its key in a table that is read first, while the
-                   stream is blocked
 
 Rows without a partner appear as ``how`` says.
 
@@ -24,8 +23,10 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+
+from helios_ray.operators.joins.co_group import CoGroupOperator
 from helios_ray.operators.joins.columns import JoinHow
-from helios_ray.operators.joins.enrich import EnrichHow, EnrichOperator
 from helios_ray.operators.joins.interval_join import IntervalJoinOperator
 from helios_ray.operators.joins.regular import RegularJoinOperator
 from helios_ray.operators.joins.temporal import TemporalHow, TemporalJoinOperator
@@ -33,7 +34,7 @@ from helios_ray.operators.joins.window_join import WindowJoinOperator
 from helios_ray.simulation.expectations import Expected, Multiset, Row
 from helios_ray.simulation.shapes.builder import Builder, Shape, hashed
 from helios_ray.simulation.shapes.windows import as_microseconds, draw_window, windows_of
-from helios_ray.simulation.source import SCHEMA, NumberedSource, TimedSource
+from helios_ray.simulation.source import SCHEMA, TimedSource
 
 KEY, LEFT, RIGHT_TIME, RIGHT = 3, 5, 9, 10
 """Where the results of a join have what tells them apart; windows are behind."""
@@ -101,6 +102,44 @@ def window_join(b: Builder, rng: random.Random) -> dict[str, Expected]:
     return _joined(b, sides, factory, rows, (KEY, LEFT, RIGHT, 11, 12))
 
 
+def co_group(b: Builder, rng: random.Random) -> dict[str, Expected]:
+    """See the module."""
+    sides, spec = _sides(b, rng), draw_window(rng)
+    both = [row for side in sides for row in side.every_row()]
+    rows: Counter[Row] = Counter()
+    for key in {row["key"] for row in both}:
+        mine = [row for row in both if row["key"] == key]
+        for window, members in windows_of(spec, [row["ts"] for row in mine]).items():
+            ours, theirs = (
+                tuple(sorted(mine[m]["count"] for m in members if mine[m]["source"] == name))
+                for name in ("a", "b")
+            )
+            rows.update([(key, *window, ours, theirs, True)])
+    factory = partial(
+        CoGroupOperator, ["key"], ["key"], "ts", "ts", spec, _numbers, schema=_NUMBERS,
+        input_schemas=_BOTH,
+    )  # fmt: skip
+    hashed([b.timed_head(side) for side in sides], b.last("join", factory), b)
+
+    def read(row: Row) -> Iterable[Row]:
+        yield tuple(tuple(v) if isinstance(v, list) else as_microseconds(v) for v in row)
+
+    return {"out": Multiset(rows=rows, read={"out": read})}
+
+
+_NUMBERS = pa.schema(
+    [("a", pa.list_(pa.int64())), ("b", pa.list_(pa.int64())), ("ordered", pa.bool_())]
+)
+
+
+def _numbers(_: Any, __: Any, left: pa.Table, right: pa.Table) -> list[dict[str, Any]]:
+    """The numbers of both sides' rows, and whether these came in the order of time."""
+    times = [side["ts"].to_pylist() for side in (left, right)]
+    numbers = [sorted(side["count"].to_pylist()) for side in (left, right)]
+    ordered = all(these == sorted(these) for these in times)
+    return [{"a": numbers[0], "b": numbers[1], "ordered": ordered}]
+
+
 def interval_join(b: Builder, rng: random.Random) -> dict[str, Expected]:
     """See the module."""
     sides, how = _sides(b, rng), rng.choice(_HOW)
@@ -141,31 +180,10 @@ def regular_join(b: Builder, rng: random.Random) -> dict[str, Expected]:
     return _joined(b, sides, factory, Counter(pairs), (KEY, LEFT, RIGHT))
 
 
-def enrich(b: Builder, rng: random.Random) -> dict[str, Expected]:
-    """See the module."""
-    how: EnrichHow = rng.choice(("inner", "left"))
-    stream = b.timed_source(rng)
-    # Fewer keys than the stream may have, several rows of some: the last of each counts.
-    table = NumberedSource("t", 1, rng.randint(1, 12), rng.randint(1, b.keys), b.dice, b.pace)
-    factory = partial(
-        EnrichOperator, ["key"], ["key"], how=how, table_is_bounded=True,
-        held_bytes=rng.choice((1, 500, 1 << 20)), input_schemas=_BOTH,
-    )  # fmt: skip
-    heads = [b.timed_head(stream), b.head(table)]
-    hashed(heads, b.last("join", factory), b)
-    last = {key: n for _, _, n, key in table.expected()}
-    rows: Counter[Row] = Counter(
-        (row["key"], row["count"], last.get(row["key"]))
-        for row in stream.every_row()
-        if how == "left" or row["key"] in last
-    )
-    return {"out": Multiset(rows=rows, read={"out": lambda row: [(row[KEY], row[LEFT], row[8])]})}
-
-
 SHAPES: dict[str, Shape] = {
     "window-join": window_join,
+    "co-group": co_group,
     "interval-join": interval_join,
     "temporal-join": temporal_join,
     "regular-join": regular_join,
-    "enrich": enrich,
 }

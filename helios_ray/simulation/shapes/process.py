@@ -7,6 +7,8 @@ state of another moment, changes what is emitted.
                  themselves are held until a processing-time timer, or the end, lets them go
     batches      running sums by key, a sorted table at a time
     pairs        two keyed streams: every pair of rows of a key, once
+    rules        a keyed stream beside a broadcast one: what every subtask has made of all rules,
+                 told for each row at the end, and what was known of them when it came
 
 May import: operators, plan, state (declarations), and the simulation below ``plans``.
 """
@@ -23,13 +25,18 @@ import numpy as np
 import pyarrow as pa
 
 from helios_ray.elements import MAX_TIMESTAMP
-from helios_ray.operators.process.connected import CoProcessOperator
-from helios_ray.operators.process.function import CoProcessFunction, KeyedProcessFunction
+from helios_ray.operators.process.connected import BroadcastProcessOperator, CoProcessOperator
+from helios_ray.operators.process.function import (
+    BroadcastProcessFunction,
+    CoProcessFunction,
+    KeyedProcessFunction,
+)
 from helios_ray.operators.process.keyed import KeyedProcessOperator
 from helios_ray.plan.physical import Partitioning
-from helios_ray.simulation.expectations import Expected, Multiset, as_it_is
+from helios_ray.simulation.expectations import Expected, Multiset, Row, as_it_is
 from helios_ray.simulation.shapes.builder import Builder, Shape, hashed
-from helios_ray.state.keyed.declarations import ListState, MapState, ValueState
+from helios_ray.simulation.source import NumberedSource
+from helios_ray.state.keyed.declarations import BroadcastState, ListState, MapState, ValueState
 
 BUCKET = 4000
 HELD = 120_000
@@ -144,4 +151,55 @@ def pairs(b: Builder, rng: random.Random) -> dict[str, Expected]:
     return {"out": Multiset(rows=expected, read={"out": as_it_is})}
 
 
-SHAPES: dict[str, Shape] = {"timers": timers, "batches": batches, "pairs": pairs}
+def _hashed(so_far: int, number: int) -> int:
+    """Tells the order, and the number, of what went in."""
+    return (so_far * 31 + number + 1) % 1_000_003
+
+
+class Rules(BroadcastProcessFunction):
+    """Emits, when the input has ended, for each row its rule when it came, and the last one."""
+
+    rules = BroadcastState(pa.int64(), pa.int64())
+    rows = ListState(pa.struct([("count", pa.int64()), ("rule", pa.int64())]))
+
+    def process_element(self, row: Any, ctx: Any) -> None:
+        self.rows.add({"count": row["count"], "rule": self.rules.get(row["key"], 0)})
+        ctx.timer_service.register_event_time(MAX_TIMESTAMP)
+
+    def process_broadcast_element(self, row: Any, ctx: Any) -> None:
+        self.rules.put(row["key"], _hashed(self.rules.get(row["key"], 0), row["n"]))
+
+    def on_timer(self, timestamp: int, ctx: Any) -> Iterator[dict[str, int]]:
+        key = ctx.current_key
+        for row in self.rows.get():
+            rule = self.rules.get(key, 0)
+            yield {"key": key, "n": row["count"], "then": row["rule"], "rule": rule}
+
+
+def rules(b: Builder, rng: random.Random) -> dict[str, Expected]:
+    """See the module."""
+    source = b.timed_source(rng)
+    # One split: all subtasks get its rows in one order.
+    table = NumberedSource("t", 1, rng.randint(1, 30), rng.randint(1, b.keys), b.dice, b.pace)
+    chain = b.last("process", partial(BroadcastProcessOperator, ["key"], Rules))
+    b.connect(b.timed_head(source), chain, Partitioning.HASH)
+    b.connect(b.head(table), chain, Partitioning.BROADCAST, input_index=1)
+    stages: dict[int, list[int]] = {key: [0] for key in range(b.keys)}
+    for _, _, n, key in table.expected():
+        stages[key].append(_hashed(stages[key][-1], n))
+    rows = source.every_row()
+    expected = Counter((r["key"], r["count"], stages[r["key"]][-1], True) for r in rows)
+
+    def read(row: Row) -> Iterator[Row]:
+        key, number, then, rule = row
+        yield key, number, rule, then in stages[key]
+
+    return {"out": Multiset(rows=expected, read={"out": read})}
+
+
+SHAPES: dict[str, Shape] = {
+    "timers": timers,
+    "batches": batches,
+    "pairs": pairs,
+    "rules": rules,
+}

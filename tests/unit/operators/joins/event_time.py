@@ -19,7 +19,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from helios_ray.elements import MAX_TIMESTAMP, MIN_TIMESTAMP, Batch
-from helios_ray.operators.joins import buffer, interval_buffer, window_rows
+from helios_ray.operators.joins import columns, interval_buffer, side, window_rows
 from helios_ray.operators.windows import keys, runs
 from helios_ray.state.key_groups import key_groups_of_batch, partition, subtask_of
 from tests.unit.operators.support import MAX_PARALLELISM, opened, share_out
@@ -174,7 +174,8 @@ def key_of(subtask: int, parallelism: int) -> str:
 def tight_limits(tight: bool) -> Iterator[None]:
     """Merge runs, forget keys and cut results at every opportunity, or never merge."""
     with ExitStack() as stack:
-        limits = [(buffer, "EMITTED_ROWS", 2)] if tight else []
+        limits: list[tuple[Any, str, int]] = []
+        limits += [(columns, "EMITTED_ROWS", 2), (side, "_LOOSE_BYTES", 0)] if tight else []
         limits += [(runs, "FANOUT", 2), (keys, "FORGET_ABOVE", 0)] if tight else []
         limits += [(window_rows, "_SPREAD_ROWS", 2)] if tight else []
         limits += [(interval_buffer, "_SMALL", 4096 if tight else 0)]

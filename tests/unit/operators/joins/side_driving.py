@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helios_ray.elements import Batch
 from helios_ray.operators.base import OperatorSnapshot, StateKind, StateTable
-from helios_ray.operators.joins import regular, regular_rows, side, side_rows
+from helios_ray.operators.joins import columns, regular, regular_rows, side, side_rows
 from helios_ray.operators.windows import keys, runs
 from helios_ray.state.key_groups import (
     key_group_range,
@@ -157,7 +157,7 @@ def tight_limits(tight: bool) -> Iterator[None]:
                 (regular_rows, "SMALL_ROWS", 0),
                 (regular_rows, "PAIRS_AT_ONCE", 2),
                 (regular, "_MANY", 2),
-                (side, "EMITTED_ROWS", 2),
+                (columns, "EMITTED_ROWS", 2),
                 (side, "_LOOSE_BYTES", 0),
                 (side_rows, "_SPARE_ROWS", 1),
             ):

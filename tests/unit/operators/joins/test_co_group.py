@@ -146,7 +146,7 @@ def test_a_function_must_return_rows_without_the_columns_of_its_own(
 
 def test_a_side_of_which_nothing_is_known_is_an_error_that_says_so() -> None:
     operator = opened(co_group(input_schemas=(None, None)))
-    with pytest.raises(DataError, match="columns of that side are not known"):
+    with pytest.raises(PlanError, match="of which no row has come"):
         fed(operator, lefts(("a", 1, 0)))
 
 

@@ -232,9 +232,9 @@ def test_the_stored_table_is_made_once_per_change() -> None:
     state = operator.snapshot()["table"]
     operator.process_batch(stream(("a", 0, 0)), 0)
     assert operator.snapshot()["table"] is state
-    assert state.table.to_pylist() == [{"key": "a", "ts": 1, "v": 2}]
+    assert state.table.to_pylist() == [{"key.key": "a", "value.ts": 1, "value.v": 2}]
     operator.process_batch(table(("a", 2, 3)), 1)
-    assert operator.snapshot()["table"].table["v"].to_pylist() == [3]
+    assert operator.snapshot()["table"].table["value.v"].to_pylist() == [3]
 
 
 def test_columns_that_do_not_fit_or_changed_are_refused() -> None:
@@ -248,7 +248,7 @@ def test_columns_that_do_not_fit_or_changed_are_refused() -> None:
         enrich(bounded=False).process_batch(stream(("a", 0, 0)), 0)
     operator = enrich()
     operator.process_batch(table(("a", 0, 1)), 1)
-    with pytest.raises(SchemaChangedError, match="right side had columns"):
+    with pytest.raises(MissingColumnError, match="right side needs column 'v'"):
         operator.process_batch(Batch(pa.record_batch({"key": ["a"], "ts": [1]})), 1)
     changed = opened(EnrichOperator(["k"], ["nr"], table_is_bounded=True), "e")
     with pytest.raises(SchemaChangedError, match="new uid"):

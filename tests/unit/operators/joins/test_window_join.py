@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helios_ray.elements import MAX_TIMESTAMP, Batch
-from helios_ray.errors import ConfigError, DataError, PlanError, SchemaChangedError
+from helios_ray.errors import ConfigError, PlanError, SchemaChangedError
 from helios_ray.operators.joins.window_join import WindowJoinOperator
 from helios_ray.watermarks import EventTime
 from helios_ray.windowing import (
@@ -118,6 +118,20 @@ def test_sessions_are_held_together_by_the_rows_of_both_sides() -> None:
     assert {(r["window_start"].microsecond, r["window_end"].microsecond) for r in rows} == {(0, 13)}
 
 
+def test_an_old_row_that_touches_an_open_session_of_either_side_is_not_late() -> None:
+    join = opened(window_join(SessionWindow(5 * US)))
+    join.process_batch(Batch(table(lefts(("a", 10, 0), ("a", 12, 1), ("b", 3, 2)))), 0)
+    join.on_watermark(14)
+    out = join.process_batch(Batch(table(rights(("a", 8, 3), ("b", 5, 4), ("a", 3, 5)))), 1)
+    assert [r["rid"] for r in tagged_rows(out, "late_right")] == [4, 5]
+    out = join.process_batch(Batch(table(lefts(("a", 4, 6), ("b", 9, 7)))), 0)
+    assert [r["id"] for r in tagged_rows(out, "late")] == [7]
+    rows = main_rows(join.on_watermark(16))
+    assert sorted((r["id"], r["rid"]) for r in rows) == [(0, 3), (1, 3), (6, 3)]
+    assert {(r["window_start"].microsecond, r["window_end"].microsecond) for r in rows} == {(4, 17)}
+    assert join.counters()["operator.late_rows"] == 3
+
+
 def test_results_come_by_window_and_carry_the_zone_of_the_left() -> None:
     window = SlidingWindow(timedelta(hours=2), timedelta(hours=1))
     join = opened(WindowJoinOperator(["k"], ["k"], "t", EventTime("t", -1), window, how="left"))
@@ -200,7 +214,9 @@ def test_an_empty_side_leaves_every_row_alone_once_its_columns_are_known() -> No
     assert made.data.schema.equals(declared.output_schema(LEFT, RIGHT))
     unknown = opened(window_join(how="full", input_schemas=(None, None)))
     unknown.process_batch(Batch(table(rights(("a", 1, 0)))), 1)
-    with pytest.raises(DataError, match=r"window_join 'op'.*of the left side is due"):
+    with pytest.raises(
+        PlanError, match=r"window_join 'op'.*the left side, of which no row has come"
+    ):
         unknown.on_watermark(MAX_TIMESTAMP)
     inner = opened(window_join(input_schemas=(None, None)))
     inner.process_batch(Batch(table(rights(("a", 1, 0)))), 1)
@@ -256,7 +272,7 @@ def test_keys_that_are_gone_are_forgotten_and_those_that_wait_are_not(window: Wi
             for row in right:
                 join.process_batch(Batch(table([row])), 1)
             out += join.on_watermark(watermark)
-        assert len(join.space) <= 90
+        assert len(join.sides.space) <= 90
         out += join.end_input()
     met = {i for i in range(91) if i // 20 == (i + 9) // 20 or window == SessionWindow(10 * US)}
     assert {r["id"] for r in main_rows(out)} == met

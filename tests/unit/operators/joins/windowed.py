@@ -81,10 +81,12 @@ def _sessions(
     for kind, *rest in script:
         if kind == "rows":
             for row in rest[0]:
-                if row.time + gap - 1 <= marks.of[row.key]:
+                others = kept.setdefault(row.key, [])
+                [own] = [c for c in _chained(row.key, [*others, row], gap) if row in c.rows]
+                if own.end - 1 <= marks.of[row.key]:
                     late[row.side].append(row.id)
                 else:
-                    kept.setdefault(row.key, []).append(row)
+                    others.append(row)
         elif kind == "watermark":
             marks.advance(*rest)
             for key, rows in kept.items():

@@ -95,13 +95,14 @@ class Sessions:
         touched: set[int] = set()
         for row in rows:
             ts = row["ts"]
-            if ts + self.gap - 1 + self.lateness <= self.watermark:
-                self.late.append(row["id"])
-                continue
             near = [s for s in self.held.get(row["k"], []) if s.touches(ts, self.gap)]
             one = Session(ts, ts, [row], 1)
             for other in near:
                 one = one.joined(other)
+            if self._over(one, self.lateness):
+                self.late.append(row["id"])
+                continue
+            for other in near:
                 touched.discard(other.number)
                 self.held[row["k"]].remove(other)
             self.held.setdefault(row["k"], []).append(one)
