@@ -177,8 +177,10 @@ def tables() -> dict[str, pa.Table]:
     return {"clicks": pa.Table.from_pylist(rows, schema=CLICK)}
 
 
-# A click is late if its visit, were it alone, was over for event time when its upload came; and
-# a visit that was over by then takes up no click any more.
+# A click joins the visits it touches first, and is late if what comes of that was over for event
+# time when its upload came. ``reach`` follows a click that would be late alone from click to click
+# of those before it; where that ends decides.
+_GAP = f"INTERVAL {GAP // timedelta(seconds=1)} SECOND"
 _JUDGED = f"""
     uploads AS (SELECT upload, max(ts) AS newest FROM clicks GROUP BY upload),
     known AS (
@@ -186,26 +188,39 @@ _JUDGED = f"""
             ORDER BY upload ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) - INTERVAL {DISORDER // timedelta(seconds=1)} SECOND AS event_time FROM uploads
     ),
+    placed AS (
+        SELECT numbered.*, event_time, coalesce(ts + {_GAP} <= event_time, false) AS old
+        FROM (SELECT *, row_number() OVER () AS arrival FROM clicks) numbered
+        JOIN known USING (upload)
+    ),
+    reach AS (
+        SELECT arrival, ts AS reached FROM placed WHERE old
+        UNION
+        SELECT reach.arrival, other.ts FROM reach JOIN placed AS mine USING (arrival)
+        JOIN placed AS other ON other.user = mine.user AND other.arrival < mine.arrival
+            AND other.ts > reached AND other.ts < reached + {_GAP}
+    ),
     judged AS (
-        SELECT clicks.*, event_time, coalesce(
-            ts + INTERVAL {GAP // timedelta(seconds=1)} SECOND <= event_time, false
-        ) AS late
-        FROM clicks JOIN known USING (upload)
+        SELECT placed.*, old AND furthest + {_GAP} <= event_time AS late
+        FROM placed LEFT JOIN (
+            SELECT arrival, max(reached) AS furthest FROM reach GROUP BY arrival
+        ) USING (arrival)
     )
 """
 _VISITS = f"""
-    WITH {_JUDGED},
+    WITH RECURSIVE {_JUDGED},
     begun AS (
-        SELECT *, lag(ts) OVER (PARTITION BY user ORDER BY ts)
-            + INTERVAL {GAP // timedelta(seconds=1)} SECOND AS over,
-            coalesce(over <= ts OR over <= event_time, over IS NULL) AS begins
-        FROM judged WHERE NOT late
+        SELECT *, lag(ts) OVER (PARTITION BY user ORDER BY ts) + {_GAP} AS over,
+            lag(old) OVER (PARTITION BY user ORDER BY ts) AS after_old,
+            coalesce(
+                over <= ts OR (over <= event_time AND NOT old AND NOT after_old), over IS NULL
+            ) AS begins
+        FROM judged WHERE late IS NOT TRUE
     ),
     numbered AS (
         SELECT *, count(*) FILTER (begins) OVER (PARTITION BY user ORDER BY ts) AS visit FROM begun
     )
-    SELECT user, min(ts) AS window_start,
-           max(ts) + INTERVAL {GAP // timedelta(seconds=1)} SECOND AS window_end,
+    SELECT user, min(ts) AS window_start, max(ts) + {_GAP} AS window_end,
 """
 ORACLE: dict[str, str] = {
     "numbers": _VISITS
@@ -221,7 +236,7 @@ ORACLE: dict[str, str] = {
                 WHEN bool_or(page = 'cart') THEN 'left a cart' ELSE 'looked' END AS outcome
     FROM numbered GROUP BY user, visit
     """,
-    "late": f"WITH {_JUDGED} SELECT upload, user, ts, page, cents FROM judged WHERE late",
+    "late": f"WITH RECURSIVE {_JUDGED} SELECT upload, user, ts, page, cents FROM judged WHERE late",
 }
 """By uid of a sink: the query over ``tables()`` whose rows are the sink's, in any order."""
 
