@@ -261,7 +261,7 @@ def wrong(found: dict[Any, Row], batch: dict[Any, list[Row]], names: Sequence[st
     names=some_names,
     local=st.sampled_from([None, False, True]),
 )
-@few
+@settings(few, max_examples=12)
 def test_several_aggregates_at_once_are_each_what_the_rows_of_the_window_amount_to(
     kind: str, case: Case, rows: list[Row], names: list[str], local: bool | None
 ) -> None:
@@ -276,7 +276,7 @@ def test_several_aggregates_at_once_are_each_what_the_rows_of_the_window_amount_
 
 
 @given(case=cases(), rows=rows_with_all_types(), kind=st.sampled_from(sorted(WINDOWS)))
-@settings(few, max_examples=12)
+@settings(few, max_examples=8)
 def test_all_aggregates_go_together(case: Case, rows: list[Row], kind: str) -> None:
     stage = Stage(case)
     window, batch = WINDOWS[kind]
@@ -293,7 +293,7 @@ def test_all_aggregates_go_together(case: Case, rows: list[Row], kind: str) -> N
     names=some_names,
     kind=st.sampled_from(["tumbling", "sliding", "global"]),
 )
-@few
+@settings(few, max_examples=12)
 def test_aggregation_in_two_stages_and_in_one_agree(
     case: Case, rows: list[Row], names: list[str], kind: str
 ) -> None:
@@ -323,7 +323,7 @@ ROUNDED = {"sum_x", "mean_x", "variance_v", "variance_x", "stddev_v", "stddev_x"
     local=st.sampled_from([False, True]),
     compression=st.sampled_from([100, 200]),
 )
-@settings(few, max_examples=10)
+@settings(few, max_examples=5)
 def test_approximations_of_many_values_are_within_their_error(
     case: Case, vs: list[int], local: bool, compression: int
 ) -> None:
@@ -367,7 +367,7 @@ def test_running_aggregates_end_at_what_all_rows_of_a_key_amount_to(
 
 
 @given(case=cases(), rows=rows_with_all_types(), size=st.integers(5, 80).map(ms))
-@settings(few, max_examples=15)
+@settings(few, max_examples=10)
 def test_a_windows_aggregates_are_those_of_a_database(
     case: Case, rows: list[Row], size: timedelta
 ) -> None:

@@ -269,7 +269,7 @@ KINDS: dict[str, Kind] = {
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @given(case=cases(), rows=ROWS, policy=st.sampled_from(["skip", "dead_letter"]))
-@settings(few, max_examples=15)
+@settings(few, max_examples=10)
 def test_good_rows_have_their_effect_and_bad_rows_are_told_of_once(
     kind: str, case: Case, rows: list[Row], policy: Any
 ) -> None:
@@ -328,7 +328,7 @@ class FussySum(AggregateFunction):
 
 
 @given(case=cases(), rows=ROWS, whole=st.booleans(), keyed=st.booleans())
-@few
+@settings(few, max_examples=12)
 def test_a_window_on_which_a_function_fails_is_told_of_once_and_the_others_are_right(
     case: Case, rows: list[Row], whole: bool, keyed: bool
 ) -> None:
@@ -367,7 +367,7 @@ def fussy(_key: Row, _window: Any, left: pa.Table, right: pa.Table) -> Iterable[
 
 
 @given(case=cases(), one=timed_rows(20), other=timed_rows(20))
-@few
+@settings(few, max_examples=12)
 def test_the_rows_of_a_co_group_that_fails_are_its_dead_letters(
     case: Case, one: list[Row], other: list[Row]
 ) -> None:

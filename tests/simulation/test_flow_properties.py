@@ -143,7 +143,7 @@ def test_rows_whose_requests_keep_failing_are_left_out_alone(
 
 
 @given(case=cases(), rows=ROWS, ordered=st.booleans())
-@few
+@settings(few, max_examples=12)
 def test_no_answer_is_overtaken_by_the_watermark_its_row_came_before(
     case: Case, rows: list[Row], ordered: bool
 ) -> None:
@@ -183,7 +183,7 @@ def test_a_rate_limit_lets_every_row_pass_once_in_the_order_of_its_split(
 
 
 @given(case=cases(), rows=ROWS, rate=st.sampled_from([20.0, 100.0]))
-@few
+@settings(few, max_examples=12)
 def test_rows_that_wait_for_their_turn_hold_the_watermark_back(
     case: Case, rows: list[Row], rate: float
 ) -> None:
@@ -335,7 +335,7 @@ def test_of_equally_good_rows_of_a_split_the_first_come_wins(
 
 
 @given(case=cases(), rows=ROWS)
-@settings(few, max_examples=15)
+@settings(few, max_examples=10)
 def test_a_row_goes_down_the_first_branch_that_wants_it(case: Case, rows: list[Row]) -> None:
     stage = Stage(case)
     branches = stage.stream(rows, schema=SCHEMA).branch(

@@ -502,7 +502,7 @@ class Totals(KeyedProcessFunction):
 
 
 @given(case=cases(), rows=timed_rows(60), ordered=st.booleans())
-@few
+@settings(few, max_examples=12)
 def test_a_table_at_a_time_or_row_by_row_a_function_says_the_same(
     case: Case, rows: list[Row], ordered: bool
 ) -> None:

@@ -129,7 +129,7 @@ def both_sides(
 
 @pytest.mark.parametrize("how", HOWS)
 @given(case=cases(), left=lefts(), right=rights(), kind=st.sampled_from(sorted(SPECS)))
-@few
+@settings(few, max_examples=12)
 def test_a_window_join_is_a_join_of_the_rows_of_each_window(
     how: Any, case: Case, left: list[Row], right: list[Row], kind: str
 ) -> None:
@@ -149,7 +149,7 @@ def test_a_window_join_is_a_join_of_the_rows_of_each_window(
 
 
 @given(case=cases(), left=lefts(12), right=rights(12))
-@few
+@settings(few, max_examples=12)
 def test_rows_with_a_null_key_have_a_session_of_their_own_kind_and_no_partner(
     case: Case, left: list[Row], right: list[Row]
 ) -> None:
@@ -183,7 +183,7 @@ def test_rows_with_a_null_key_have_a_session_of_their_own_kind_and_no_partner(
     length=st.integers(0, 30),
     inclusive=st.tuples(st.booleans(), st.booleans()),
 )
-@few
+@settings(few, max_examples=12)
 def test_an_interval_join_pairs_rows_whose_times_are_so_far_apart(
     how: Any,
     case: Case,
@@ -220,7 +220,7 @@ def test_an_interval_join_pairs_rows_whose_times_are_so_far_apart(
     length=st.integers(1, 30),
     how=st.sampled_from(["inner", "left", "right"]),
 )
-@few
+@settings(few, max_examples=15)
 def test_a_window_over_an_interval_join_gets_every_pair_in_time(
     case: Case, left: list[Row], right: list[Row], lower: int, length: int, how: Any
 ) -> None:
@@ -259,7 +259,7 @@ def test_a_window_over_an_interval_join_gets_every_pair_in_time(
     right=rights(),
     tolerance=st.none() | st.integers(0, 40).map(ms),
 )
-@few
+@settings(few, max_examples=12)
 def test_a_temporal_join_finds_the_version_in_force_at_the_time_of_each_row(
     how: Any, case: Case, left: list[Row], right: list[Row], tolerance: timedelta | None
 ) -> None:
@@ -286,7 +286,7 @@ def test_a_temporal_join_finds_the_version_in_force_at_the_time_of_each_row(
 
 @pytest.mark.parametrize("how", ["inner", "left"])
 @given(case=cases(), left=lefts(40), right=rights(10), timed=st.booleans())
-@few
+@settings(few, max_examples=12)
 def test_enrichment_looks_every_row_up_in_the_whole_table(
     how: Any, case: Case, left: list[Row], right: list[Row], timed: bool
 ) -> None:
@@ -322,7 +322,7 @@ def test_a_table_of_one_split_answers_with_its_last_row_of_a_key(
 
 @pytest.mark.parametrize("how", HOWS)
 @given(case=cases(), left=lefts(), right=rights(), hour=st.booleans())
-@few
+@settings(few, max_examples=12)
 def test_a_regular_join_is_a_join_of_all_rows(
     how: Any, case: Case, left: list[Row], right: list[Row], hour: bool
 ) -> None:
@@ -459,7 +459,7 @@ def test_rows_that_are_late_for_a_join_go_to_the_late_outputs_and_the_rest_is_jo
 
 
 @given(case=cases(), left=lefts(12), right=rights(12))
-@settings(few, max_examples=15)
+@settings(few, max_examples=10)
 def test_columns_that_both_sides_have_get_the_suffix_that_was_asked_for(
     case: Case, left: list[Row], right: list[Row]
 ) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helios_ray.aggregates import collect_list, count, sum_
@@ -92,7 +92,7 @@ def disordered(stage: Stage, rows: list[Row], by: float) -> DataStream:
     kind=st.sampled_from(["tumbling", "sliding", "global"]),
     trigger=early(),
 )
-@few
+@settings(few, max_examples=15)
 def test_early_results_grow_into_the_result_of_the_batch(
     case: Case, rows: list[Row], kind: str, trigger: Trigger
 ) -> None:
@@ -142,7 +142,7 @@ def test_early_results_of_sessions_end_in_those_of_the_batch(
     lateness=st.integers(0, 300).map(ms),
     disorder=st.sampled_from([0, 40, 150]),
 )
-@few
+@settings(few, max_examples=20)
 def test_what_discarding_windows_say_adds_up_to_the_rows_that_were_not_late(
     case: Case,
     rows: list[Row],

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helios_ray.aggregates import collect_list, count, max_, mean, min_, sum_
@@ -267,7 +267,7 @@ def test_days_of_a_time_zone_begin_at_its_midnight_on_the_days_its_clocks_change
     times=st.integers(1, 4),
     kind=st.sampled_from(["tumbling", "sliding", "session"]),
 )
-@few
+@settings(few, max_examples=15)
 def test_windows_over_windows_add_up_to_the_coarser_windows(
     case: Case, rows: list[Row], size: int, times: int, kind: str
 ) -> None:
@@ -345,7 +345,7 @@ def test_a_process_window_function_is_given_the_rows_of_each_window_in_the_order
 
 
 @given(case=cases(), rows=timed_rows(), size=st.integers(1, 40).map(ms))
-@few
+@settings(few, max_examples=6)
 def test_short_cuts_for_one_aggregate_say_the_same_as_aggregate(
     case: Case, rows: list[Row], size: timedelta
 ) -> None:
