@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from helios_ray.elements import MIN_TIMESTAMP, Batch
+from helios_ray.execution.input_types import InputTypes
+from helios_ray.execution.signatures import SIGNATURE, check_signature, signed
 from helios_ray.operators.base import (
     NONE_BLOCKED,
     Operator,
@@ -45,8 +47,12 @@ class OperatorChain:
         # Event time as each operator was told it last, and as it left the last one.
         self._times = [MIN_TIMESTAMP] * (len(self._operators) + 1)
         self._resumed_at = MIN_TIMESTAMP
+        self._types = InputTypes()
         for operator, context in operators:
             operator.open(context)
+        self._signatures = {
+            uid: signed(operator) for uid, operator in zip(self._uids, self._operators, strict=True)
+        }
 
     @property
     def tail(self) -> str:
@@ -62,7 +68,7 @@ class OperatorChain:
 
     def process(self, batch: Batch, input_index: int = 0) -> None:
         """Rows arrive at the first operator."""
-        self._feed(0, [batch], input_index)
+        self._feed(0, [self._types.fit(batch, input_index)], input_index)
 
     def _feed(self, first: int, batches: list[Batch], input_index: int = 0) -> None:
         for index in range(first, len(self._operators)):
@@ -203,13 +209,22 @@ class OperatorChain:
             uid: operator.snapshot()
             for uid, operator in zip(self._uids, self._operators, strict=True)
         }
-        return {uid: snapshot for uid, snapshot in snapshots.items() if snapshot}
+        return {
+            uid: {**snapshot, **self._signatures[uid]}
+            for uid, snapshot in snapshots.items()
+            if snapshot
+        }
 
     def restore(self, state: Mapping[str, OperatorSnapshot]) -> None:
         """Hand each operator its state."""
         for uid, operator in zip(self._uids, self._operators, strict=True):
             if uid in state:
-                operator.restore(state[uid])
+                kept = {n: table for n, table in state[uid].items() if n != SIGNATURE}
+                check_signature(operator, uid, state[uid].get(SIGNATURE))
+                operator.restore(kept)
+        for index, schema in enumerate(self._operators[0].input_types() if self._operators else ()):
+            if schema is not None:
+                self._types.learn(index, schema)
 
     def close(self) -> None:
         """Close every operator, whatever the others do."""

@@ -192,6 +192,18 @@ class Operator(ABC):
     def restore(self, state: Mapping[str, StateTable]) -> None:
         """Take up state that was shared out to this subtask by the rule of its kind."""
 
+    def signature(self) -> str | None:
+        """What the state means where its columns do not say it: the size of a window, the
+        bounds of an interval. State that means something else is refused when a job resumes.
+
+        Settings that may change between runs (lateness, triggers, times to live) are no part.
+        """
+        return None
+
+    def input_types(self) -> Sequence[pa.Schema | None]:
+        """Of each input, columns whose types the state holds to; what is not known is None."""
+        return ()
+
     def counters(self) -> Mapping[str, int]:
         """What this instance has counted since ``open``, by metric name.
 

@@ -98,6 +98,9 @@ class KeyedOperator(Operator):
 
     # ------------------------------------------------------------------------------- state
 
+    def input_types(self) -> tuple[pa.Schema | None, ...]:
+        return (self.input_schema,)
+
     def keyed_snapshot(
         self, columns: Sequence[pa.Array | pa.ChunkedArray], fields: Sequence[pa.Field]
     ) -> OperatorSnapshot:

@@ -147,6 +147,7 @@ class MapBatchesOperator(Operator):
                 return self._results(batch, start, middle) + self._results(batch, middle, stop)
             self._failures.failed(error, to_rows(piece), start, batch)
             return []
+        self._output.model = batch.data.schema
         place = position(batch, start)
         said = f" for the rows from {place}" if place else f" for the rows from row {start}"
         return [

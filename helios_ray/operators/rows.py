@@ -14,6 +14,7 @@ May import: elements, errors, operators.base, state, Arrow.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ import pyarrow.types as pt
 from helios_ray.errors import SchemaChangedError
 from helios_ray.operators.base import OperatorContext, StateKind, StateTable
 from helios_ray.operators.conversion import convert, fit
+from helios_ray.state.hashing import logical_type
 
 Row: TypeAlias = dict[str, Any]
 
@@ -109,6 +111,10 @@ def _require_compatible(known: pa.Schema, came: pa.Schema, who: str, origin: obj
 class OutputSchema:
     """Turns results into batches of one schema: the declared one, or that of the first rows.
 
+    A column that has been all null so far has the type null, unless ``model`` (the rows that
+    came in) has a column of its name: then that type, until a value says otherwise. So the
+    subtasks of ``map(lambda row: {**row, ...})`` agree, whichever of them sees only nulls.
+
     Args:
         what: the operator's kind, for messages.
         declared: the schema to hold to, or None to take that of the first rows.
@@ -125,6 +131,8 @@ class OutputSchema:
         self._what = what
         self._declared = declared is not None
         self.schema = declared
+        self.model: pa.Schema | None = None
+        self._guessed: set[str] = set()
         self._context = OperatorContext()
 
     def open(self, context: OperatorContext) -> None:
@@ -192,6 +200,11 @@ class OutputSchema:
         self, name: str, values: list[Any], describe: Callable[[int], str] | None
     ) -> pa.Array:
         target = self.schema.field(name).type if self.schema is not None else None
+        if name in self._guessed and any(value is not None for value in values):
+            self._guessed.discard(name)
+            with contextlib.suppress(*_ARROW_ERRORS):
+                return convert(values, target)
+            target = None
         try:
             return convert(values, target)
         except _ARROW_ERRORS as error:
@@ -227,6 +240,11 @@ class OutputSchema:
         if self.schema is None:
             return array
         target = self.schema.field(name).type
+        if name in self._guessed and array.null_count < len(array):
+            self._guessed.discard(name)
+            with contextlib.suppress(*_ARROW_ERRORS):
+                return fit(array, target)
+            return array
         try:
             return fit(array, target)
         except _ARROW_ERRORS as error:
@@ -237,6 +255,7 @@ class OutputSchema:
 
     def _finish(self, names: Sequence[str], arrays: list[pa.Array], rows: int) -> pa.RecordBatch:
         fixed = self.schema
+        arrays = [self._guess(name, array) for name, array in zip(names, arrays, strict=True)]
         if fixed is None:
             fixed = pa.schema([pa.field(n, a.type) for n, a in zip(names, arrays, strict=True)])
             self.schema = fixed
@@ -258,6 +277,13 @@ class OutputSchema:
                 )
             return pa.RecordBatch.from_arrays([], schema=fixed)
         return pa.RecordBatch.from_arrays(arrays, schema=fixed)
+
+    def _guess(self, name: str, array: pa.Array) -> pa.Array:
+        model = self.model
+        if not pt.is_null(array.type) or model is None or name not in model.names:
+            return array
+        self._guessed.add(name)
+        return pa.nulls(len(array), logical_type(model.field(name).type))
 
     def _who(self) -> str:
         return f"{self._what} {self._context.uid!r}"

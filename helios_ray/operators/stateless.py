@@ -75,6 +75,7 @@ class _RowOperator(Operator):
                 read = f", read from {place}" if place else ""
                 return f"row {sources[i]} of the batch ({truncated(rows[sources[i]])}{read})"
 
+            self._output.model = batch.data.schema
             same = sources == list(range(len(rows)))
             origin = batch.origin if same else around(batch.origin)
             out.append(Batch(self._output.from_rows(results, describe), origin, batch.tag))

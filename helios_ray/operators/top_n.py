@@ -206,6 +206,9 @@ class TopNOperator(Operator):
             out.append(Batch(self._output(part.flatten(), ranks)))
         return out
 
+    def signature(self) -> str:
+        return f"top {self._n} by {self._by} {self._order}"
+
     def snapshot(self) -> OperatorSnapshot:
         tables = self.backend.snapshot()
         return {name: StateTable(StateKind.KEYED, table) for name, table in tables.items()}

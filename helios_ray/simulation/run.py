@@ -145,7 +145,15 @@ def _run_once_more(world: World) -> None:
 
 
 def _plain(kept: object) -> object:
-    return kept.to_pylist() if isinstance(kept, pa.RecordBatch) else kept
+    if not isinstance(kept, pa.RecordBatch):
+        return kept
+    # Arrow's times reach further than Python's.
+    instants = [pa.types.is_temporal(field.type) for field in kept.schema]
+    columns = [
+        column.view(f"int{column.type.bit_width}") if instant else column
+        for column, instant in zip(kept.columns, instants, strict=True)
+    ]
+    return [column.to_pylist() for column in columns]
 
 
 def digest(world: World) -> str:

@@ -192,6 +192,20 @@ def made(kind: str, factory: Callable[[], Made]) -> Made:
         raise type(error)(f"{here}: {error}") from None
 
 
+def by_name(aggregations: Mapping[str, Any] | None, named: Mapping[str, Any], kind: str) -> Any:
+    """Results by name, from both ways of giving them.
+
+    Raises:
+        ConfigError: one was given without a name.
+    """
+    if aggregations is not None and not isinstance(aggregations, Mapping):
+        raise ConfigError(
+            f"{where(kind)}: each result needs a name, as in aggregate(n=count()), got "
+            f"{aggregations!r} without one."
+        )
+    return {**(aggregations or {}), **named}
+
+
 def check_callable(kind: str, fn: object) -> None:
     """Raise PlanError unless ``fn`` can be called."""
     if not callable(fn):

@@ -8,6 +8,7 @@ May import: plan, operators, windowing, watermarks, base of this room.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -24,7 +25,7 @@ from helios_ray.operators.joins.temporal import TemporalJoinOperator
 from helios_ray.operators.joins.timed import LATE_RIGHT
 from helios_ray.operators.joins.window_join import WindowJoinOperator
 from helios_ray.operators.windows.base import LATE
-from helios_ray.plan.graph import describe_function
+from helios_ray.plan.graph import CallSite, PlanWarning, describe_function
 from helios_ray.plan.options import OperatorOptions
 from helios_ray.stream.base import BaseStream, OnError, made, where
 from helios_ray.stream.windowed import WINDOW_TIME
@@ -104,7 +105,7 @@ class KeyedJoins(BaseStream):
                 RegularJoinOperator, self._keys, _keys(other, "join"), how=how, ttl=ttl,
                 suffix=suffix,
             )  # fmt: skip
-            return self._join("join", other, factory, how, options)
+            return self._join("join", other, factory, how, options, lone=how != "inner")
         if ttl is not None:
             raise ConfigError(
                 f"{where('join')}: rows of a window join are kept for as long as their window "
@@ -122,7 +123,15 @@ class KeyedJoins(BaseStream):
         )  # fmt: skip
         detail = f"{how} by {window}"
         return self._join(
-            "join", other, factory, detail, options, on_error=on_error, time=WINDOW_TIME, late=True
+            "join",
+            other,
+            factory,
+            detail,
+            options,
+            on_error=on_error,
+            time=WINDOW_TIME,
+            late=True,
+            lone=how != "inner",
         )
 
     def interval_join(
@@ -171,7 +180,7 @@ class KeyedJoins(BaseStream):
             found = EventTime(f"{right.column}{suffix}" if taken else right.column, right.shift)
         return self._join(
             "interval_join", other, factory, f"{how}, from {lower} to {upper}", options,
-            on_error=on_error, time=found, late=True,
+            on_error=on_error, time=found, late=True, lone=how != "inner",
         )  # fmt: skip
 
     def temporal_join(
@@ -208,6 +217,7 @@ class KeyedJoins(BaseStream):
         return self._join(
             "temporal_join", other, factory, how, options,
             on_error=on_error, time=self._time_of(time, "temporal_join"), late=True,
+            lone=how != "inner",
         )  # fmt: skip
 
     def co_group(
@@ -261,6 +271,7 @@ class KeyedJoins(BaseStream):
         on_error: OnError = "raise",
         time: EventTime | None = None,
         late: bool = False,
+        lone: bool = True,
     ) -> DataStream:
         inputs = self._with(other, kind)
         left, right = self._schema, other._schema
@@ -270,6 +281,15 @@ class KeyedJoins(BaseStream):
         schema = None
         if left is not None and right is not None:
             schema = made(kind, lambda: operator.output_schema(left, right))
+        elif lone:
+            site = CallSite.here()
+            warnings.warn_explicit(
+                f"{where(kind)}: rows without a partner need the columns of both sides, and "
+                f"{'both are' if left is right else 'one is'} known only when the job runs: a "
+                f"subtask that has such a row before it has seen one of the other side fails. "
+                f"Declare schema= where map or process makes the rows.",
+                PlanWarning, site.file, site.line,
+            )  # fmt: skip
         return self._operator(
             kind,
             factory,

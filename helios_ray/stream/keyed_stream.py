@@ -20,7 +20,7 @@ from helios_ray.operators.reduce import ReduceOperator
 from helios_ray.plan.graph import Graph, Link, TwoStage, describe_function
 from helios_ray.plan.options import OperatorOptions, node_fields
 from helios_ray.plan.two_stage import TwoStageOperator
-from helios_ray.stream.base import OnError, Row, check_callable, where
+from helios_ray.stream.base import OnError, Row, by_name, check_callable, where
 from helios_ray.stream.data_stream import DataStream
 from helios_ray.stream.joined import KeyedJoins
 from helios_ray.stream.process import KeyedState
@@ -107,7 +107,7 @@ class KeyedStream(KeyedState, KeyedJoins, DataStream):
         )  # fmt: skip
         node_fields(options, "aggregate")
         here = where("aggregate")
-        chosen = {**(aggregations or {}), **named}
+        chosen = by_name(aggregations, named, "aggregate")
         check_names(self._keys, chosen, here)
         known = self._schema
         schema = None if known is None else aggregate_schema(self._keys, chosen, known, here)

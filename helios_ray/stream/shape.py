@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from helios_ray.stream.keyed_stream import KeyedStream
 
 
+def _is_list(columns: tuple[object, ...]) -> bool:
+    return len(columns) == 1 and isinstance(columns[0], list | tuple)
+
+
 class Shape(BaseStream):
     """The methods of a stream that route rows."""
 
@@ -50,6 +54,7 @@ class Shape(BaseStream):
             raise PlanError(
                 f"{here}: a key is one or more column names, got {columns!r}. To key by "
                 f"something computed, add it with with_columns(...) or map(...) first."
+                f"{' Give the names themselves, without a list.' if _is_list(columns) else ''}"
             )
         if self._schema is not None:
             check_keys(self._schema, columns, here)

@@ -29,7 +29,7 @@ from helios_ray.operators.windows.results import WINDOW_END, ProcessWindowFuncti
 from helios_ray.plan.graph import TwoStage, describe_function
 from helios_ray.plan.options import OperatorOptions, node_fields
 from helios_ray.plan.schema import describe_schema
-from helios_ray.stream.base import BaseStream, OnError, made, where
+from helios_ray.stream.base import BaseStream, OnError, by_name, made, where
 from helios_ray.watermarks import EventTime
 from helios_ray.windowing import (
     ZERO,
@@ -171,7 +171,7 @@ class WindowedStream:
             num_gpus=num_gpus, memory=memory, resources=resources,
         )  # fmt: skip
         node_fields(options, "window.aggregate")
-        chosen = {**(aggregations or {}), **named}
+        chosen = by_name(aggregations, named, "window.aggregate")
         if not chosen:
             raise ConfigError(
                 f"{where('window.aggregate')}: give at least one result, as in aggregate(n=count())"

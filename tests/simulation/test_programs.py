@@ -197,3 +197,24 @@ def test_a_source_without_end_is_refused() -> None:
     env.from_source(Endless(5), uid="endless").collect(uid="out")
     with pytest.raises(ConfigError, match="must end"):
         simulate(env)
+
+
+@pytest.mark.parametrize("nulls_first", [False, True])
+@pytest.mark.parametrize("parallelism", [1, 2, 3])
+def test_a_nullable_column_is_one_column_whichever_subtask_of_a_map_sees_only_nulls(
+    parallelism: int, nulls_first: bool
+) -> None:
+    rows = [{"k": i % 5, "v": None if (i < 20) == nulls_first else i} for i in range(40)]
+    env = StreamExecutionEnvironment().with_parallelism(parallelism).build()
+    mapped = env.from_items(rows, uid="rows").map(dict, uid="map")
+    mapped.key_by("k").aggregate(v=sum_("v"), emit="final", uid="sum").collect(uid="out")
+    result = simulate(env, seed=3)
+    expected = {k: sum(r["v"] or 0 for r in rows if r["k"] == k) for k in range(5)}
+    assert {row["k"]: row["v"] for row in result.rows("out")} == expected
+
+
+def test_times_beyond_pythons_calendar_are_results_like_others() -> None:
+    env = StreamExecutionEnvironment().build()
+    far = pa.table({"at": pa.array([2**60], pa.timestamp("us"))})
+    env.from_items(far, uid="far").collect(uid="out")
+    assert simulate(env, seed=1).tables["out"]["at"].cast(pa.int64()).to_pylist() == [2**60]

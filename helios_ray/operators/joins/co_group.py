@@ -100,6 +100,7 @@ class CoGroupOperator(TwoSidedWindowOperator):
         self._function = function
         self._declared = schema
         self._output = OutputSchema(self.what)
+        self._meaning = f"co_group, {window}"
         super().__init__(
             left_keys, right_keys, left_time, right_time, window,
             on_error=on_error, input_schemas=input_schemas, joined=False,

@@ -112,6 +112,12 @@ class EnrichOperator(Operator):
         self._passed = MIN_TIMESTAMP
         self._unmatched = 0
 
+    def signature(self) -> str:
+        return "enrichment"
+
+    def input_types(self) -> tuple[pa.Schema | None, ...]:
+        return (self._sides.schema(LEFT), self._sides.schema(RIGHT))
+
     def output_schema(
         self, left: pa.Schema | None, right: pa.Schema | None, uid: str = "operator"
     ) -> pa.Schema | None:

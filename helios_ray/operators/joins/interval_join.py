@@ -121,6 +121,7 @@ class IntervalJoinOperator(TimedJoinOperator):
                 f"({'included' if upper_inclusive else 'excluded'}). Give lower the smaller one: "
                 f"both count from the left row's time."
             )
+        self._meaning = f"interval join, {how}, from {first} to {last} us"
         # Of each side: where its partners are, and how long a row waits for them.
         self._reach = ((first, last), (-last, -first))
         self._wait = (last, -first)

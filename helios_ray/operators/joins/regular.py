@@ -96,6 +96,12 @@ class RegularJoinOperator(Operator):
         self._now = MIN_TIMESTAMP
         self._expired = 0
 
+    def signature(self) -> str:
+        return "regular join"
+
+    def input_types(self) -> tuple[pa.Schema | None, ...]:
+        return (self._sides.schema(LEFT), self._sides.schema(RIGHT))
+
     def output_schema(
         self, left: pa.Schema | None, right: pa.Schema | None, uid: str = "operator"
     ) -> pa.Schema | None:

@@ -87,6 +87,7 @@ class TemporalJoinOperator(TimedJoinOperator):
     ) -> None:
         check_how(how, self.what, get_args(TemporalHow))
         self._how = how
+        self._meaning = f"temporal join, {how}"
         self._tolerance = (
             None if tolerance is None else microseconds("tolerance", tolerance, least=0)
         )

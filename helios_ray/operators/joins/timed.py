@@ -28,7 +28,7 @@ from helios_ray.operators.base import (
 )
 from helios_ray.operators.joins.columns import SUFFIX
 from helios_ray.operators.joins.matching import Ints
-from helios_ray.operators.joins.sides import LEFT, NAMES, InputSchemas, Sides
+from helios_ray.operators.joins.sides import LEFT, NAMES, RIGHT, InputSchemas, Sides
 from helios_ray.operators.joins.times import RowTimes
 from helios_ray.operators.user_functions import FailureHandler, OnError, around
 from helios_ray.operators.window_aggregates.groups import Mask
@@ -84,6 +84,8 @@ class TimedJoinOperator(Operator):
     """
 
     what: str
+    _meaning: str
+    """What kept rows are for; see :meth:`Operator.signature`."""
 
     def __init__(
         self,
@@ -213,6 +215,12 @@ class TimedJoinOperator(Operator):
     def counters(self) -> Mapping[str, int]:
         """``operator.late_rows`` and ``operator.skipped_rows``, since ``open``."""
         return {**self._failures.counters(), LATE_ROWS: self.late_rows}
+
+    def signature(self) -> str:
+        return self._meaning
+
+    def input_types(self) -> tuple[pa.Schema | None, ...]:
+        return (self.sides.schema(LEFT), self.sides.schema(RIGHT))
 
     def snapshot(self) -> OperatorSnapshot:
         tables = {**self.clock.snapshot(self.context), **self.sides.snapshot()}

@@ -83,6 +83,7 @@ class WindowJoinOperator(TwoSidedWindowOperator):
     ) -> None:
         check_how(how, self.what)
         self._outer = (how in ("left", "full"), how in ("right", "full"))
+        self._meaning = f"window join, {how}, {window}"
         self._schema: pa.Schema | None = None
         super().__init__(
             left_keys, right_keys, left_time, right_time, window,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -34,6 +34,8 @@ class Rows:
         batch: where they came from, for messages.
         numbers: their row numbers in that batch.
         failures: what to do when a user's function raises, or None: it always raises.
+        rejected: places among these rows of those that are to be left out, because a user's
+            function raised on them. ``failures`` has been told of each, once.
     """
 
     data: pa.RecordBatch
@@ -41,6 +43,7 @@ class Rows:
     batch: Batch
     numbers: Ints
     failures: FailureHandler | None = None
+    rejected: set[int] = field(default_factory=set)
 
 
 class WindowAggregate(ABC):
@@ -49,6 +52,9 @@ class WindowAggregate(ABC):
     Args:
         name: the output column; the names of its state columns begin with it and a dot.
     """
+
+    may_reject = False
+    """Whether lifting may find rows that are to be left out (``Rows.rejected``)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,7 +71,10 @@ class WindowAggregate(ABC):
 
     @abstractmethod
     def lift(self, groups: Groups, rows: Rows) -> list[pa.Array]:
-        """One partial row per group from rows; a group without rows gets the neutral one."""
+        """One partial row per group from rows; a group without rows gets the neutral one.
+
+        Where it rejects rows, what it returns is of no account: it is called again without.
+        """
 
     @abstractmethod
     def merge(self, groups: Groups, columns: Sequence[pa.Array]) -> list[pa.Array]:

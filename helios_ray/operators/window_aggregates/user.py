@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -29,9 +29,15 @@ class AggregateFunction(ABC):
     type of the accumulator, or leave it None for anything that JSON can hold (tuples come
     back as lists).
 
-    Where ``add`` raises, the operator's ``on_error`` decides about the row; where ``result``
-    raises, about the result of that window and key. ``create``, ``merge`` and ``add_batch``
-    stand for many rows, or for none: where one of those raises, the job fails.
+    Where ``add`` raises, the operator's ``on_error`` decides about the row. A row that is left
+    out is left out of everything: no aggregate of the window counts it, whichever failed, no
+    trigger and no count window does, and it opens no window. To that end the other rows of its
+    batch are added once more, to fresh accumulators: ``add`` must depend on nothing but its
+    arguments, and may be called more than once for a row.
+
+    Where ``result`` raises, ``on_error`` decides about the result of that window and key.
+    ``create``, ``merge`` and ``add_batch`` stand for many rows, or for none: where one of those
+    raises, the job fails.
 
     Example:
         >>> class Product(AggregateFunction):
@@ -55,7 +61,8 @@ class AggregateFunction(ABC):
     @abstractmethod
     def add(self, accumulator: Any, row: Row) -> Any:
         """The accumulator with one row more. If it raises, the row is handled by the
-        operator's ``on_error``; the accumulator must then be as it was."""
+        operator's ``on_error``. The accumulator is thrown away then; but until the end of the
+        batch other rows may see what was done to it in place, and fail on that."""
 
     @abstractmethod
     def merge(self, a: Any, b: Any) -> Any:
@@ -88,6 +95,7 @@ class UserAggregate(WindowAggregate):
         self._where = where
         self._json = function.accumulator_type is None
         self._vectorized = type(function).add_batch is not AggregateFunction.add_batch
+        self.may_reject = not self._vectorized
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -99,10 +107,9 @@ class UserAggregate(WindowAggregate):
         return self._function.result_type
 
     def lift(self, groups: Groups, rows: Rows) -> list[pa.Array]:
-        order = groups.order
-        found = []
         if self._vectorized:
-            data = rows.data.take(pa.array(order))
+            found = []
+            data = rows.data.take(pa.array(groups.order))
             for start, count in zip(groups.starts.tolist(), groups.counts.tolist(), strict=True):
                 accumulator = self._call("create")
                 if count:
@@ -112,7 +119,10 @@ class UserAggregate(WindowAggregate):
             return [self._encoded(found)]
         dicts = to_rows(rows.data)
         found = [self._call("create") for _ in range(groups.size)]
-        for i, group in enumerate(groups.codes.tolist()):
+        places: Iterable[tuple[int, int]] = enumerate(groups.codes.tolist())
+        if rows.rejected:  # by another aggregate: a row is told of once
+            places = [place for place in places if place[0] not in rows.rejected]
+        for i, group in places:
             try:
                 found[group] = self._function.add(found[group], dicts[i])
             except Exception as error:
@@ -120,7 +130,8 @@ class UserAggregate(WindowAggregate):
                     raise self._raised("add", error) from error
                 original = to_rows(rows.data.slice(i, 1))
                 rows.failures.failed(error, original, int(rows.numbers[i]), rows.batch)
-        return [self._encoded(found)]
+                rows.rejected.add(i)
+        return [] if rows.rejected else [self._encoded(found)]
 
     def merge(self, groups: Groups, columns: Sequence[pa.Array]) -> list[pa.Array]:
         accumulators = self._decoded(columns[0])

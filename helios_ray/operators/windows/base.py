@@ -101,25 +101,30 @@ class WindowedOperator(WindowReader):
         self.prepare(batch.data.schema, batch.origin)
         if batch.data.num_rows == 0:
             return []
-        rows = self._timed(batch)
-        out: list[Batch] = []
-        if rows.data.num_rows:
-            slots = self.space.slots(rows.data)
-            late = self.late(rows.times, slots)
-            if late is not None and late.any():
-                out.append(self._side(batch, rows.numbers[late]))
-                rows, slots = chosen(rows, ~late), slots[~late]
-        if rows.data.num_rows:
-            out += self.fold(rows, slots)
-            self._forget_keys()
+        out = self.without_rejected(self._timed(batch), self._take_up_rows)
+        self._forget_keys()
         return out + self._failures.drain()
+
+    def _take_up_rows(self, rows: Rows) -> list[Batch]:
+        slots = self.space.slots(rows.data)
+        late = self.late(rows.times, slots)
+        if late is None or not late.any():
+            return self.fold(rows, slots)
+        in_time = ~late
+        out = self.fold(chosen(rows, in_time), slots[in_time]) if in_time.any() else []
+        # Only now: which rows are late may depend on which are left out.
+        return [self._side(rows.batch, rows.numbers[late]), *out]
 
     def late(self, times: Ints, slots: Ints) -> Mask | None:
         """Which rows are beyond the allowed lateness; None for none."""
         return None
 
     def fold(self, rows: Rows, slots: Ints) -> list[Batch]:
-        """Take up rows that are in time; return what they make due."""
+        """Take up rows that are in time; return what they make due.
+
+        It lifts them before it changes any state: if rows are rejected it is called again with
+        those that are left.
+        """
         raise NotImplementedError
 
     def _side(self, batch: Batch, numbers: Ints) -> Batch:
@@ -182,6 +187,9 @@ class WindowedOperator(WindowReader):
         self.store.remap(mapping)
 
     # ------------------------------------------------------------------------------ state
+
+    def signature(self) -> str:
+        return self.settings.signature
 
     def counters(self) -> Mapping[str, int]:
         return {**super().counters(), LATE_ROWS: self.late_rows}

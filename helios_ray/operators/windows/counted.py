@@ -7,6 +7,8 @@ panes in the batch that fills it.
     pane u    rows u * size … of a key, size = gcd(n, slide)
     window j  ends before row (j + 1) * slide of its key and holds the n rows before that
 
+Rows that are left out because a user's function failed on them (``on_error``) have no number.
+
 What the state holds of a key beside its open panes is how many rows it has had.
 
     counts   KEYED   key_group, key.<name>, rows int64

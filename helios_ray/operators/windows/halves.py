@@ -87,22 +87,20 @@ class LocalWindowOperator(WindowReader):
         if self._passing:
             self._passing -= 1
             return [Batch(data.select(self._reads), batch.origin) if self._reads else batch]
-        rows = self._timed(batch)
-        out: list[Batch] = []
-        if len(rows.times):
-            out.append(Batch(self._partials(rows), around(batch.origin)))
+        out = self.without_rejected(self._timed(batch), self._partials)
         return out + self._failures.drain()
 
-    def _partials(self, rows: Rows) -> pa.RecordBatch:
+    def _partials(self, rows: Rows) -> list[Batch]:
         slots, width = batch_slots(rows.data, self.keys)
         cells = group(self._slicing.slices(rows.times), slots, width)
+        lifted = self.lift(cells.groups, rows)
         self._poor = self._poor + 1 if cells.groups.size * SHRINKS > len(slots) else 0
         if self._poor > 1:  # a single one may just lie across the boundary of two slices
             self._passing = TRIED_EVERY - 1
         arrays = self._keys_of(rows, slots, cells, width)
         arrays += [pa.array(cells.units), pa.array(cells.groups.counts)]
-        arrays += self.lift(cells.groups, rows)
-        return pa.RecordBatch.from_arrays(arrays, schema=self._partial)
+        data = pa.RecordBatch.from_arrays([*arrays, *lifted], schema=self._partial)
+        return [Batch(data, around(rows.batch.origin))]
 
     def _keys_of(self, rows: Rows, slots: Ints, cells: Cells, width: int) -> list[pa.Array]:
         """The key columns of the groups, as the first row of each key has them."""

@@ -3,12 +3,17 @@
 Why it exists: the operator that keeps windows and the half that runs before a shuffle read
 the same rows in the same way, and refuse the same ones.
 
+A row that a user's aggregate fails on is to be as one that never came, to every aggregate, to
+triggers, to the numbers of count windows and to what is late for a session. So a batch is lifted
+before any state is touched, and if that finds such rows it is begun again without them. Where no
+row fails this costs nothing.
+
 May import: errors, elements, operators, state, Arrow, numpy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from helios_ray.elements import Batch
-from helios_ray.errors import ConfigError, DataError
+from helios_ray.errors import ConfigError, DataError, UserFunctionError
 from helios_ray.operators.base import OperatorContext
 from helios_ray.operators.keyed import KeyedOperator
 from helios_ray.operators.user_functions import FailureHandler, position, truncated
 from helios_ray.operators.window_aggregates.base import Rows, WindowAggregate
-from helios_ray.operators.window_aggregates.groups import Groups, Mask
+from helios_ray.operators.window_aggregates.groups import Groups, Ints, Mask
 from helios_ray.operators.window_aggregates.specs import (
     check_window_aggregations,
     make_window_aggregate,
@@ -37,6 +42,18 @@ from helios_ray.operators.windows.results import (
 from helios_ray.operators.windows.settings import WindowSettings
 from helios_ray.operators.windows.slices import LATEST
 from helios_ray.state.hashing import logical_type
+
+
+class RowsRejected(UserFunctionError):
+    """Rows are to be left out, and the rest of their batch to be taken up from the beginning.
+
+    Args:
+        numbers: their row numbers in the batch.
+    """
+
+    def __init__(self, numbers: Ints) -> None:
+        super().__init__(f"a function raised on rows {numbers.tolist()} of the batch")
+        self.numbers = numbers
 
 
 class WindowReader(KeyedOperator):
@@ -170,9 +187,37 @@ class WindowReader(KeyedOperator):
             f"on_error='skip' or on_error='dead_letter' to go on without them."
         )
 
+    def without_rejected(self, rows: Rows, take_up: Callable[[Rows], list[Batch]]) -> list[Batch]:
+        """What ``take_up`` makes of those rows that no user's function fails on.
+
+        Args:
+            rows: to take up.
+            take_up: calls ``lift`` before it changes any state. It is called until no row is
+                rejected (a function may fail on other rows once some are left out), and not
+                without rows.
+        """
+        while len(rows.times):
+            try:
+                return take_up(rows)
+            except RowsRejected as rejected:
+                rows = chosen(rows, ~np.isin(rows.numbers, rejected.numbers))
+        return []
+
     def lift(self, groups: Groups, rows: Rows) -> list[pa.Array]:
-        """Partial columns of all aggregates."""
-        return [column for a in self.aggregates for column in a.lift(groups, rows)]
+        """Partial columns of all aggregates.
+
+        Raises:
+            RowsRejected: some rows are to be left out; for :meth:`without_rejected`.
+        """
+        # What works on whole columns shall not fail on a row that is left out anyway.
+        lifted = {a.name: a.lift(groups, rows) for a in self.aggregates if a.may_reject}
+        if rows.rejected:
+            raise RowsRejected(rows.numbers[sorted(rows.rejected)])
+        return [
+            column
+            for a in self.aggregates
+            for column in (lifted[a.name] if a.may_reject else a.lift(groups, rows))
+        ]
 
 
 def chosen(rows: Rows, mask: Mask) -> Rows:

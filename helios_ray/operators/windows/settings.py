@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from helios_ray.errors import ConfigError
 from helios_ray.operators.user_functions import OnError
-from helios_ray.operators.window_aggregates.specs import WindowAggregations
+from helios_ray.operators.window_aggregates.specs import WindowAggregation, WindowAggregations
 from helios_ray.operators.windows.results import ProcessWindowFunction
 from helios_ray.watermarks import EventTime
 from helios_ray.windowing import (
@@ -48,7 +48,7 @@ class WindowSettings:
         accumulating: each time a window speaks it gives the result of all its rows so far;
             otherwise (discarding) of the rows since it last spoke.
         on_error: what to do with rows without an event time, and where a user's
-            AggregateFunction raises.
+            AggregateFunction raises. Rows that are left out are not counted anywhere.
         input_schema: where it is known, everything is checked at once.
 
     Raises:
@@ -110,6 +110,16 @@ class WindowSettings:
     def time(self) -> EventTime | None:
         """``time_column`` as what it means."""
         return EventTime.of(self.time_column)
+
+    @property
+    def signature(self) -> str:
+        """What partial rows mean beyond their columns: the cut of time, the size of sketches."""
+        sized = [
+            f"{name} of n={a.n} precision={a.precision} compression={a.compression} by={a.by}"
+            for name, a in sorted(self.aggregations.items())
+            if isinstance(a, WindowAggregation)
+        ]
+        return "; ".join([f"window {self.window}", *sized])
 
     @property
     def lateness(self) -> int:

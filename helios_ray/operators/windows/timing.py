@@ -5,6 +5,14 @@ watermark. A subtask has one; but after rescaling it may own key groups whose fo
 come further. What was emitted for those stays emitted, and what was late stays late: each
 group keeps its watermark until the subtask's own has caught up.
 
+The task announces the watermark of its checkpoint before any row comes, so that of the state may
+look redundant. It is, where the number of subtasks is the same and no lateness is allowed: the
+windows that had spoken are gone from the state. It is not
+- after rescaling: the task announces the least of all former owners' watermarks;
+- with an allowed lateness: accumulating windows that have spoken are still there, and would say
+  the same again when the announced watermark passes them. Who only looks at the last result of
+  each window does not see that.
+
     watermark   KEYED   key_group int32, watermark int64 (µs)
 
 May import: elements, operators.base, operators.window_aggregates, windowing, Arrow, numpy.

@@ -11,10 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helios_ray.elements import MAX_TIMESTAMP, Batch
-from helios_ray.errors import ConfigError, MissingColumnError, PlanError, UserFunctionError
+from helios_ray.errors import (
+    ConfigError,
+    MissingColumnError,
+    PlanError,
+    SchemaChangedError,
+    UserFunctionError,
+)
 from helios_ray.operators.deduplicate import DeduplicateOperator
 from helios_ray.operators.inspect import InspectOperator
 from helios_ray.operators.rate_limit import RateLimitOperator
+from helios_ray.operators.rows import OutputSchema
 from helios_ray.operators.top_n import TopNOperator
 from helios_ray.state.key_groups import key_groups_of_batch, partition, subtask_of
 from helios_ray.state.keyed.ttl import StateTtl
@@ -230,3 +237,25 @@ def test_inspect_passes_rows_on_and_leaves_out_those_it_fails_on() -> None:
         opened(InspectOperator(look), "look").process_batch(rows)
     with pytest.raises(ConfigError, match="needs a function"):
         InspectOperator(None)  # type: ignore[arg-type]
+
+
+def test_a_column_of_nulls_takes_the_type_of_the_input_column_of_its_name() -> None:
+    out = OutputSchema("map")
+    out.model = pa.schema([("v", pa.dictionary(pa.int32(), pa.string())), ("n", pa.int64())])
+    first = out.from_rows([{"v": None, "n": None, "new": None}])
+    assert first.schema.types == [pa.string(), pa.int64(), pa.null()]
+    second = out.from_rows([{"v": "x", "n": 7, "new": 1.5}])
+    assert second.schema.types == [pa.string(), pa.int64(), pa.float64()]
+
+
+def test_a_guessed_type_gives_way_to_the_first_value_that_says_otherwise() -> None:
+    out = OutputSchema("map")
+    out.model = pa.schema([("v", pa.int64())])
+    assert out.from_rows([{"v": None}]).schema.field("v").type == pa.int64()
+    assert out.from_rows([{"v": "text"}])["v"].to_pylist() == ["text"]
+    with pytest.raises(SchemaChangedError, match="expected string"):
+        out.from_rows([{"v": 5}])
+    tables = OutputSchema("map_batches")
+    tables.model = pa.schema([("v", pa.int64())])
+    assert tables.from_table(pa.table({"v": pa.nulls(2)})).schema.field("v").type == pa.int64()
+    assert tables.from_table(pa.table({"v": ["x"]}))["v"].to_pylist() == ["x"]

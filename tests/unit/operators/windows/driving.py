@@ -1,4 +1,5 @@
-"""How the window tests drive operators: rows in batches, watermarks, snapshots, rescaling."""
+"""How the window tests drive operators: rows in batches, watermarks, snapshots, rescaling; and
+what they tell them."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 from unittest import mock
 
 import pyarrow as pa
+from hypothesis import strategies as st
 
 from helios_ray.aggregates import collect_list, count, first, last, max_, sum_
 from helios_ray.elements import MIN_TIMESTAMP, Batch
@@ -33,6 +35,35 @@ Result: TypeAlias = tuple[Any, int, int, tuple[int, ...]]
 
 def table(rows: Sequence[Row]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(list(rows), schema=SCHEMA)
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> list[tuple[str, Any]]:
+    """Rows in batches, watermarks that only mostly tell the truth, restarts, time passing."""
+    steps: list[tuple[str, Any]] = []
+    row_id, clock = 0, draw(st.integers(-60, 40))
+    for _ in range(draw(st.integers(1, 12))):
+        kind = draw(st.sampled_from(["rows"] * 5 + ["watermark"] * 3 + ["restart", "tick"]))
+        if kind == "rows":
+            rows: list[Row] = []
+            for _ in range(draw(st.integers(1, 9))):
+                row_id += 1
+                rows.append(
+                    {
+                        "k": draw(st.sampled_from("abcde")),
+                        "ts": clock + draw(st.integers(-25, 12)),
+                        "x": draw(st.none() | st.integers(-9, 9)),
+                        "id": row_id,
+                    }
+                )
+            steps.append(("rows", rows))
+        elif kind == "watermark":
+            jump = draw(st.sampled_from([3, 8, 15, 10**15]))
+            clock += draw(st.integers(1, jump)) if clock < 10**15 else 1
+            steps.append(("watermark", clock - draw(st.integers(0, 6))))
+        else:
+            steps.append((kind, draw(st.integers(1, 3))))
+    return steps
 
 
 @dataclass

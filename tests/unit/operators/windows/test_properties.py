@@ -24,6 +24,7 @@ from tests.unit.operators.windows.driving import (
     Row,
     Subtasks,
     results,
+    stories,
     tight_limits,
 )
 from tests.unit.operators.windows.reference import Counted, Fixed, Sessions
@@ -31,35 +32,6 @@ from tests.unit.operators.windows.reference import Counted, Fixed, Sessions
 
 def us(n: int) -> timedelta:
     return timedelta(microseconds=n)
-
-
-@st.composite
-def stories(draw: st.DrawFn) -> list[tuple[str, Any]]:
-    """Rows in batches, watermarks that only mostly tell the truth, restarts, time passing."""
-    steps: list[tuple[str, Any]] = []
-    row_id, clock = 0, draw(st.integers(-60, 40))
-    for _ in range(draw(st.integers(1, 12))):
-        kind = draw(st.sampled_from(["rows"] * 5 + ["watermark"] * 3 + ["restart", "tick"]))
-        if kind == "rows":
-            rows: list[Row] = []
-            for _ in range(draw(st.integers(1, 9))):
-                row_id += 1
-                rows.append(
-                    {
-                        "k": draw(st.sampled_from("abcde")),
-                        "ts": clock + draw(st.integers(-25, 12)),
-                        "x": draw(st.none() | st.integers(-9, 9)),
-                        "id": row_id,
-                    }
-                )
-            steps.append(("rows", rows))
-        elif kind == "watermark":
-            jump = draw(st.sampled_from([3, 8, 15, 10**15]))
-            clock += draw(st.integers(1, jump)) if clock < 10**15 else 1
-            steps.append(("watermark", clock - draw(st.integers(0, 6))))
-        else:
-            steps.append((kind, draw(st.integers(1, 3))))
-    return steps
 
 
 def check_story(make: Any, model: Any, story: list[tuple[str, Any]], *, tight: bool) -> None:

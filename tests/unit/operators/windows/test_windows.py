@@ -455,3 +455,22 @@ def test_a_missing_or_unfit_time_column_is_an_error_when_the_operator_is_made() 
 def test_a_wrong_setting_is_named(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_window_kept_for_late_rows_does_not_speak_again_when_a_restart_announces_its_time() -> (
+    None
+):
+    def make() -> Any:
+        window = TumblingWindow(us(10))
+        return opened(
+            window_operator(["k"], "ts", window, {"n": count()}, allowed_lateness=us(50)), "w"
+        )
+
+    operator = make()
+    operator.process_batch(batch({"k": ["a"], "ts": [1]}))
+    assert [row["n"] for row in main_rows(operator.on_watermark(15))] == [1]
+    restored = make()
+    restored.restore(operator.snapshot())
+    assert restored.on_watermark(15) == []
+    again = restored.process_batch(batch({"k": ["a"], "ts": [2]}))
+    assert [row["n"] for row in main_rows(again)] == [2]
