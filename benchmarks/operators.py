@@ -41,7 +41,7 @@ OPERATOR = "measured"
 
 def scattered(n: Any) -> dict[str, Any]:
     """Row n: a key far from its neighbours', a price, and its event time."""
-    return {"key": (n * 7919) % KEYS, "price": (n * 31) % 1000, "ts": n * MICROSECONDS_PER_ROW}
+    return {"key": (n * 7919) % KEYS, "price": (n * 31) % 997, "ts": n * MICROSECONDS_PER_ROW}
 
 
 def bursts(n: Any) -> dict[str, Any]:
@@ -50,29 +50,32 @@ def bursts(n: Any) -> dict[str, Any]:
     return {**scattered(n), "key": (active * 2_000 + (n * 7919) % 2_000) % KEYS}
 
 
-class Largest(KeyedProcessFunction):
-    """The largest price of each key so far, row by row."""
+class Running(KeyedProcessFunction):
+    """The count and total of each key, said with every row."""
 
-    largest = ValueState(pa.int64(), default=-1)
+    rows = ValueState(pa.int64(), default=0)
+    total = ValueState(pa.int64(), default=0)
 
     def process_element(self, row: dict[str, Any], ctx: Any) -> Any:
-        if row["price"] > self.largest.value():
-            self.largest.update(row["price"])
-            return row
-        return None
+        rows, total = self.rows.value() + 1, self.total.value() + row["price"]
+        self.rows.update(rows)
+        self.total.update(total)
+        return {"key": row["key"], "rows": rows, "total": total}
 
 
-class LargestOfBatches(KeyedProcessFunction):
-    """The same, a batch at a time."""
+class RunningBatches(KeyedProcessFunction):
+    """The same, said once per batch and key."""
 
-    largest = ValueState(pa.int64(), default=-1)
+    rows = ValueState(pa.int64(), default=0)
+    total = ValueState(pa.int64(), default=0)
 
     def process_batches(self, table: pa.Table, ctx: Any) -> Any:
-        best = np.maximum.reduceat(table["price"].to_numpy(), ctx.starts)
-        before = self.largest.get_column().to_numpy()
-        grew = best > before
-        self.largest.put_column(np.maximum(best, before))
-        return {"key": ctx.keys["key"].filter(pa.array(grew)), "price": best[grew]}
+        rows = self.rows.get_column().to_numpy() + ctx.counts
+        sums = np.add.reduceat(table["price"].to_numpy(), ctx.starts)
+        total = self.total.get_column().to_numpy() + sums
+        self.rows.put_column(rows)
+        self.total.put_column(total)
+        return {"key": ctx.keys["key"], "rows": rows, "total": total}
 
 
 Describe = Callable[[StreamExecutionEnvironment, int], DataStream]
@@ -112,12 +115,12 @@ def interval_join(env: StreamExecutionEnvironment, rows: int) -> DataStream:
 
 def process_rows(env: StreamExecutionEnvironment, rows: int) -> DataStream:
     """A function with state, called for every row."""
-    return _keyed(env, rows, scattered).process(Largest, uid=OPERATOR)
+    return _keyed(env, rows, scattered).process(Running, uid=OPERATOR)
 
 
 def process_batches(env: StreamExecutionEnvironment, rows: int) -> DataStream:
     """A function with state, called for every batch."""
-    return _keyed(env, rows, scattered).process(LargestOfBatches, uid=OPERATOR)
+    return _keyed(env, rows, scattered).process(RunningBatches, uid=OPERATOR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
