@@ -25,7 +25,12 @@ from helios_ray.operators.joins.window_rows import TIME, Ended, order_in_cells
 from helios_ray.operators.rows import OutputSchema, Row
 from helios_ray.operators.user_functions import OnError
 from helios_ray.operators.windows.fragments import column_of
-from helios_ray.operators.windows.results import WINDOW_END, WINDOW_START, Window
+from helios_ray.operators.windows.results import (
+    WINDOW_END,
+    WINDOW_START,
+    Window,
+    returned_rows,
+)
 from helios_ray.watermarks import EventTime
 from helios_ray.windowing import SessionWindow, SlidingWindow, TumblingWindow
 
@@ -178,16 +183,7 @@ class CoGroupOperator(TwoSidedWindowOperator):
         key = {name: own[name] for name in self.sides[LEFT].keys}
         window = Window(own[WINDOW_START], own[WINDOW_END])
         try:
-            result = self._function(key, window, left, right)
-            found = result.to_pylist() if isinstance(result, pa.Table) else list(result)
-            for row in found:
-                if not isinstance(row, Mapping):
-                    raise TypeError(f"expected rows as dicts or a pyarrow.Table, got {row!r:.200}")
-                clash = [name for name in own if name in row]
-                if clash:
-                    raise ValueError(
-                        f"column {clash[0]!r} is added to each result by itself; leave it out"
-                    )
+            found = returned_rows(self._function(key, window, left, right), list(own))
         except Exception as error:
             if self._failures.on_error == "raise":
                 raise UserFunctionError(

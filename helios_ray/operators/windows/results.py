@@ -30,6 +30,30 @@ WINDOW_END = "window_end"
 _NOWHERE = Batch(pa.RecordBatch.from_arrays([], names=[]))
 
 
+def returned_rows(result: Any, head: Sequence[str]) -> list[Mapping[str, Any]]:
+    """What a function of a window returned, as rows.
+
+    Args:
+        result: None, a row, an iterable of rows, or an Arrow table.
+        head: columns that are added to each row.
+
+    Raises:
+        TypeError: something in it is no row.
+        ValueError: a row has a column of ``head``.
+    """
+    if result is None:
+        return []
+    found = [result] if isinstance(result, Mapping) else result
+    found = found.to_pylist() if isinstance(found, pa.Table) else list(found)
+    for row in found:
+        if not isinstance(row, Mapping):
+            raise TypeError(f"expected rows as dicts or a pyarrow.Table, got {row!r:.200}")
+        clash = [name for name in head if name in row]
+        if clash:
+            raise ValueError(f"column {clash[0]!r} is added to each result by itself; leave it out")
+    return found
+
+
 class Window(NamedTuple):
     """A window, as a user's function sees it.
 
@@ -58,7 +82,9 @@ class ProcessWindowFunction(ABC):
     """The columns it returns, where they shall be known before it has run."""
 
     @abstractmethod
-    def process(self, key: Row, window: Window, rows: pa.Table) -> Iterable[Row] | pa.Table:
+    def process(
+        self, key: Row, window: Window, rows: pa.Table
+    ) -> Iterable[Row] | Row | pa.Table | None:
         """What the window amounts to.
 
         Args:
@@ -67,8 +93,8 @@ class ProcessWindowFunction(ABC):
             rows: its rows, by event time and then order of arrival, all columns.
 
         Returns:
-            Rows as dicts, or a table, without the key and window columns: those come first
-            in each result by themselves.
+            A row (a dict), any iterable of rows, a table, or None for nothing; without the key
+            and window columns: those come first in each result by themselves.
         """
 
 
@@ -238,16 +264,7 @@ class ProcessResults:
 
     def _call(self, key: Row, window: Window, rows: pa.Table) -> list[Mapping[str, Any]]:
         result = self._function.process(key, window, rows)
-        found = result.to_pylist() if isinstance(result, pa.Table) else list(result)
-        for row in found:
-            if not isinstance(row, Mapping):
-                raise TypeError(f"expected rows as dicts or a pyarrow.Table, got {row!r:.200}")
-            clash = [f.name for f in self.fields if f.name in row]
-            if clash:
-                raise ValueError(
-                    f"column {clash[0]!r} is added to each result by itself; leave it out"
-                )
-        return found
+        return returned_rows(result, [f.name for f in self.fields])
 
     def _typed(self, made: list[Row], head: list[pa.Array], names: list[str]) -> list[Row]:
         """Fix the types of key and window columns before the first rows decide on them."""

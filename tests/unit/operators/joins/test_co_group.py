@@ -135,7 +135,7 @@ def test_a_function_that_raises_names_key_and_window() -> None:
 
 @pytest.mark.parametrize(
     ("result", "message"),
-    [([{"k": 1}], "'k' is added to each result by itself"), ([7], "rows as dicts"), (None, "iter")],
+    [([{"k": 1}], "'k' is added to each result by itself"), ([7], "rows as dicts"), (7, "iter")],
 )
 def test_a_function_must_return_rows_without_the_columns_of_its_own(
     result: Any, message: str
