@@ -169,24 +169,21 @@ def test_a_program_that_runs_again_resumes_with_the_same_dataset_in_other_blocks
     check_all_there(result.as_ray_dataset("out"))
 
 
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (lambda: stored(ROWS + 1), "4,000 rows, and this one has 4,001"),
-        (lambda: stored(columns=("id",)), "'square: int64'.*and this one has"),
-        (lambda: stored(order=-1), "other values, or the same rows in an"),
-    ],
-    ids=["rows", "columns", "order"],
-)
 def test_a_job_is_not_resumed_with_another_dataset(
-    name: str, tmp_path: Path, config: CheckpointConfig, other: Any, message: str
+    name: str, tmp_path: Path, config: CheckpointConfig
 ) -> None:
     gate = tmp_path / "gate"
     lose_job(begun(config, name, stored(), gate))
     gate.touch()
 
-    with pytest.raises(StateMismatchError, match=message):
-        model_over(config, other(), gate).execute(name)
+    others = {
+        "4,000 rows, and this one has 4,001": stored(ROWS + 1),
+        "'square: int64'.*and this one has": stored(columns=("id",)),
+        "other values, or the same rows in an": stored(order=-1),
+    }
+    for message, other in others.items():
+        with pytest.raises(StateMismatchError, match=message):
+            model_over(config, other, gate).execute(name)
     # Nothing was harmed: with the dataset that it was started with it goes on.
     check_all_there(model_over(config, stored(), gate).execute(name).as_ray_dataset())
 
